@@ -1,0 +1,62 @@
+"""`python -m data prepare NAME SOURCE...`, `python -m data download NAME` and `python -m data bundled`."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from data.bundled import make_bundled
+from data.download import ADDRESSES, download
+from data.prepare import SET_NAMES, prepare
+from data.store import DEFAULT_PACK_DIR
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, 2 for a mistake that one line explains, 130 after Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        lines = _run(options)
+    except (ValueError, OSError) as error:
+        if os.environ.get("TRACEBACK") == "1":
+            raise
+        print(f"python -m data: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("python -m data: stopped", file=sys.stderr)
+        return 130
+    print("\n".join(lines))
+    return 0
+
+
+def _run(options: argparse.Namespace) -> list[str]:
+    if options.command == "bundled":
+        return make_bundled(options.root)
+    shared = {"root": options.root, "force": options.force, "pack_dir": options.pack_dir}
+    if options.command == "prepare":
+        return prepare(options.name, options.source, link=options.link, **shared).lines()
+    return download(options.name, **shared).lines()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m data", description="Bring image sets into place, checked.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    names = ", ".join(SET_NAMES)
+    preparing = commands.add_parser("prepare", help="make a set from a folder, .zip, .tar or .tgz")
+    preparing.add_argument("name", metavar="NAME", help=names)
+    preparing.add_argument("source", metavar="SOURCE", nargs="+", help="folder or archive; DIV2K may come in two")
+    preparing.add_argument("--link", action="store_true", help="symbolic links instead of copies (folders only)")
+    downloading = commands.add_parser("download", help=f"fetch and prepare {' or '.join(ADDRESSES)}")
+    downloading.add_argument("name", metavar="NAME", help=" or ".join(ADDRESSES))
+    bundled = commands.add_parser("bundled", help="a miniature set of photos that come with scikit-image")
+    for command in (preparing, downloading, bundled):
+        command.add_argument("--root", default="datasets", help="folder of all sets (default: %(default)s)")
+    for command in (preparing, downloading):
+        command.add_argument("--force", action="store_true", help="replace a set that is there already")
+        command.add_argument("--pack-dir", default=DEFAULT_PACK_DIR, help="for packed images (default: %(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""The two training sets: patches that share a quality (stage 1), degraded and clean patches (stage 2).
+
+Every sample is a pure function of (seed, epoch, index): any number of workers, ranks or restarts gives the same stream.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data.augment import NUM_SYMMETRIES, symmetry
+from data.color import luma
+from data.jpeg import LUMA_UNIT_PX, Box, compress, surroundings
+from data.splits import refuse_other_split
+from data.store import DEFAULT_PACK_DIR, PixelStore, open_store
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What the training patches are cut from, and how.
+
+    Args:
+        root: folder that holds the sets; empty: the variable DATA_ROOT, or `datasets`.
+        train: folders under `root` to train on.
+        val: folder under `root` to validate on.
+        pack_dir: where decoded pixels are kept, once per set.
+        channels: 1 for luma, 3 for RGB.
+        patch_size_px: side of a training patch, in pixels.
+        qualities: JPEG qualities drawn with equal odds: numbers, or ranges such as "5..95" and "10..90:10".
+        aligned_share: share of patches whose corner is on the 8x8 grid, 0..1; the others start anywhere.
+        full_range_share: share of luma patches in JFIF's range 0..255, 0..1; the others are in 16..235 as in the tests.
+        batch_size: patches (stage 1: pairs) of one step, over all processes together.
+        num_workers: loader processes per training process; 0 loads in the training process itself.
+    """
+
+    root: str = ""
+    train: list[str] = field(default_factory=lambda: ["div2k", "bsds500/train"])
+    val: str = "bsds500/val"
+    pack_dir: str = DEFAULT_PACK_DIR
+    channels: int = 1
+    patch_size_px: int = 256
+    qualities: list[int | str] = field(default_factory=lambda: ["10..90:10"])
+    aligned_share: float = 1.0
+    full_range_share: float = 0.0
+    batch_size: int = 8
+    num_workers: int = 4
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise ValueError(f"data.channels must be 1 (luma) or 3 (RGB), got {self.channels}")
+        for name in ("patch_size_px", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("aligned_share", "full_range_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"data.{name} must be within 0..1, got {getattr(self, name)}")
+        if self.num_workers < 0:
+            raise ValueError(f"data.num_workers must be 0 or more, got {self.num_workers}")
+        if not self.train:
+            raise ValueError("data.train names no folder; give at least one, such as [bsds500/train]")
+        expand_qualities(self.qualities)
+
+
+def expand_qualities(spec: Sequence[int | str]) -> list[int]:
+    """Qualities of a list such as [10, "20..40:10", "90..95"], in order; a quality named twice is drawn twice as often.
+
+    Raises:
+        ValueError: if an entry cannot be read, is out of 1..100, or the list is empty.
+    """
+    qualities: list[int] = []
+    for entry in spec:
+        first, _, rest = str(entry).partition("..")
+        last, _, step = rest.partition(":")
+        try:
+            numbers = range(int(first), int(last or first) + 1, int(step or 1))
+        except ValueError:
+            numbers = range(0)
+        if not numbers or numbers[0] < 1 or numbers[-1] > 100:
+            raise ValueError(f"data.qualities: '{entry}' is no quality within 1..100 and no range such as '10..90:10'")
+        qualities.extend(numbers)
+    if not qualities:
+        raise ValueError("data.qualities is empty; name at least one quality within 1..100")
+    return qualities
+
+
+class Patches(Dataset):
+    """What both training sets share: which image a sample comes from, and patches of it coded at one quality.
+
+    Args:
+        stores: packed images.
+        config: patch size, qualities and shares.
+        seed: first number of every sample's random generator.
+
+    Raises:
+        ValueError: if an image is smaller than the patch (named).
+    """
+
+    def __init__(self, stores: Sequence[PixelStore], config: DataConfig, *, seed: int) -> None:
+        self.images = [(store, index) for store in stores for index in range(len(store))]
+        self.config = config
+        self.seed = seed
+        self.qualities = expand_qualities(config.qualities)
+        for store in stores:
+            for name, shape in zip(store.names, store.shapes, strict=True):
+                if min(shape) < config.patch_size_px:
+                    raise ValueError(
+                        f"{name} is {shape[1]}x{shape[0]} pixels, smaller than the patch: "
+                        f"lower data.patch_size_px ({config.patch_size_px}) or take the image out"
+                    )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def _start(self, epoch: int, index: int) -> tuple[np.ndarray, int, np.random.Generator]:
+        """The sample's image (one symmetry of it), its quality, and its random generator."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.images))
+        rng = np.random.default_rng([self.seed, epoch, index])
+        store, image_index = self.images[order[index]]
+        image = symmetry(store[image_index], int(rng.integers(NUM_SYMMETRIES)))
+        return image, int(rng.choice(self.qualities)), rng
+
+    def _patch(
+        self, image: np.ndarray, quality: int, is_full_range: bool, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """A patch of the coded image and the same patch of the image, (C, P, P) uint8 each."""
+        box = self._place(image.shape, rng)
+        plane_shape = image.shape if self.config.channels == 3 else image.shape[:2]
+        around = surroundings(box, plane_shape)
+        clean = np.ascontiguousarray(image[around.slices])
+        if self.config.channels == 1:
+            clean = luma(clean, full_range=is_full_range)
+        inner = box.within(around).slices
+        return _planes(compress(clean, quality)[inner]), _planes(clean[inner])
+
+    def _place(self, shape: tuple[int, ...], rng: np.random.Generator) -> Box:
+        size = self.config.patch_size_px
+        step = LUMA_UNIT_PX if rng.random() < self.config.aligned_share else 1
+        top, left = (int(rng.integers((side - size) // step + 1)) * step for side in shape[:2])
+        return Box(top, left, size, size)
+
+    def _draw_range(self, rng: np.random.Generator) -> bool:
+        return bool(rng.random() < self.config.full_range_share)
+
+
+class ContrastivePatches(Patches):
+    """Stage 1: two patches of one coded image, so of one quality; different samples come from different images.
+
+    Item (epoch, index) is {"query": (C, P, P) uint8, "key": (C, P, P) uint8, "quality": int}. The quality is there for
+    measuring, the loss never sees it. Source: Sec. 3.1 of the paper.
+    """
+
+    def __getitem__(self, position: tuple[int, int]) -> dict:
+        image, quality, rng = self._start(*position)
+        is_full_range = self._draw_range(rng)
+        query, _ = self._patch(image, quality, is_full_range, rng)
+        key, _ = self._patch(image, quality, is_full_range, rng)
+        return {"query": query, "key": key, "quality": quality}
+
+
+class RestorationPatches(Patches):
+    """Stage 2: a degraded patch and the clean one.
+
+    Item (epoch, index) is {"degraded": (C, P, P) uint8, "clean": (C, P, P) uint8, "quality": int}.
+    """
+
+    def __getitem__(self, position: tuple[int, int]) -> dict:
+        image, quality, rng = self._start(*position)
+        degraded, clean = self._patch(image, quality, self._draw_range(rng), rng)
+        return {"degraded": degraded, "clean": clean, "quality": quality}
+
+
+def open_training_stores(config: DataConfig, root: Path) -> list[PixelStore]:
+    """The packs of `config.train` under `root`; refuses BSDS500 images that are not of the train split.
+
+    Raises:
+        FileNotFoundError: if a folder is missing.
+        ValueError: if a folder is empty, holds a broken image, or images of BSDS500's val or test split.
+    """
+    stores = [open_store(root / folder, config.pack_dir) for folder in config.train]
+    for folder, store in zip(config.train, stores, strict=True):
+        refuse_other_split([root / folder / name for name in store.names], "train")
+    return stores
+
+
+def _planes(image: np.ndarray) -> Tensor:
+    planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
+    return torch.from_numpy(np.array(planes))  # a copy: decoded pixels are read-only

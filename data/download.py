@@ -1,0 +1,188 @@
+"""Fetching the sets whose owners publish them at a stable address: DIV2K and BSDS500.
+
+A download that breaks off leaves `<file>.part`, and the next try goes on from there. A file gets its own name only when
+it has its full length.
+"""
+
+import http.client
+import logging
+import os
+import re
+import ssl
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import BinaryIO
+
+from tqdm import tqdm
+
+from data.prepare import Prepared, check_target, prepare
+from data.store import DEFAULT_PACK_DIR
+
+ADDRESSES: dict[str, tuple[str, ...]] = {
+    "div2k": (
+        "https://data.vision.ee.ethz.ch/cvl/DIV2K/DIV2K_train_HR.zip",
+        "https://data.vision.ee.ethz.ch/cvl/DIV2K/DIV2K_valid_HR.zip",
+    ),
+    "bsds500": (
+        "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz",
+    ),
+}  # fmt: skip
+HANDED_OUT_BY = {
+    "classic5": "it comes with the code of DnCNN and of FBCNN (github.com/cszn/DnCNN, folder testsets)",
+    "live1": "the LIVE laboratory, University of Texas at Austin, hands out its image quality database on request",
+    "icb": "it is the Image Compression Benchmark of imagecompression.info",
+    "twitter": "it comes with ARCNN, from its authors' project page at the Chinese University of Hong Kong",
+    "photos": "it is any folder of your own photos",
+}
+CHUNK_BYTES = 1 << 18
+PLAIN_LINE_SECONDS = 10.0
+
+_BROKEN_OFF = (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, ConnectionError, TimeoutError)
+
+logger = logging.getLogger(__name__)
+
+
+def download(
+    name: str,
+    *,
+    root: str | Path = "datasets",
+    force: bool = False,
+    pack_dir: str | Path = DEFAULT_PACK_DIR,
+    wait_seconds: float = 3.0,
+) -> Prepared:
+    """Fetch a set's archives into `<root>/archives`, then prepare it. Archives already there are not fetched again.
+
+    Raises:
+        ValueError: for a set that is not published at an address (the message says who hands it out), or a bad archive.
+        FileExistsError: if the set is there and `force` is not given.
+        ConnectionError: if an archive could not be fetched; what came so far is kept for the next try.
+    """
+    if name in HANDED_OUT_BY:
+        raise ValueError(f"{name} has no address: {HANDED_OUT_BY[name]}; then: python -m data prepare {name} SOURCE")
+    check_target(name, root, force=force)
+    archives = []
+    for url in ADDRESSES[name]:
+        archive = Path(root) / "archives" / Path(urllib.parse.urlsplit(url).path).name
+        fetch(url, archive, wait_seconds=wait_seconds)
+        archives.append(archive)
+    made = prepare(name, archives, root=root, force=force, pack_dir=pack_dir)
+    made.notes.append(f"note: {', '.join(map(str, archives))} can be deleted now")
+    return made
+
+
+def fetch(
+    url: str,
+    target: str | Path,
+    *,
+    num_tries: int = 5,
+    wait_seconds: float = 3.0,
+    timeout_seconds: float = 60.0,
+) -> None:
+    """Download one file, going on from `<target>.part` if there is one. Does nothing if `target` is there.
+
+    Args:
+        num_tries: tries in a row that bring nothing new before giving up; a try that brought some bytes counts anew.
+        wait_seconds: pause before the next try.
+        timeout_seconds: silence of the server after which a try is over.
+
+    Raises:
+        ConnectionError: one line with the address, the reason, and what is kept.
+    """
+    target = Path(target)
+    if target.exists():
+        logger.info("%s is there already", target)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    num_fruitless = 0
+    while True:
+        size_before = _size(part)
+        try:
+            _fetch_once(url, part, timeout_seconds)
+        except _BROKEN_OFF as error:
+            num_fruitless = 1 if _size(part) > size_before else num_fruitless + 1
+            if num_fruitless >= num_tries or _is_final(error):
+                raise ConnectionError(_giving_up(url, part, error)) from error
+            logger.info("%s broke off at %.1f MB (%s); trying again", target.name, _size(part) / 1e6, _reason(error))
+            time.sleep(wait_seconds)
+        else:
+            os.replace(part, target)
+            return
+
+
+def _fetch_once(url: str, part: Path, timeout_seconds: float) -> None:
+    """One request. Returns when `part` is complete; raises one of `_BROKEN_OFF` otherwise."""
+    offset = _size(part)
+    request = urllib.request.Request(url, headers={"Range": f"bytes={offset}-"} if offset else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=timeout_seconds)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code != 416:
+            raise
+        # Nothing lies beyond `offset`: either all of it is here, or the file at the address is another one by now.
+        if _total(error.headers) == offset:
+            return
+        part.unlink(missing_ok=True)
+        raise ConnectionError("the part on disk does not belong to the file; starting over") from error
+    with response:
+        if response.status == 206 and _start(response.headers) != offset:
+            raise ConnectionError("the server sent another range than it was asked for")
+        if response.status != 206:
+            offset = 0  # the server ignored the range and sends everything
+        length = response.headers.get("Content-Length")
+        total = offset + int(length) if length is not None else None
+        with open(part, "ab" if offset else "wb") as file:
+            _copy(response, file, offset, total, part.name.removesuffix(".part"))
+    if total is not None and _size(part) != total:
+        raise ConnectionError(f"the connection closed after {_size(part)} of {total} bytes")
+
+
+def _copy(response: http.client.HTTPResponse, file: BinaryIO, offset: int, total: int | None, label: str) -> None:
+    """Response to file, with a bar on a terminal and a line now and then elsewhere."""
+    is_terminal = sys.stderr.isatty()
+    last_line, done = time.monotonic(), offset
+    with tqdm(total=total, initial=offset, desc=label, unit="B", unit_scale=True, disable=not is_terminal) as bar:
+        while chunk := response.read(CHUNK_BYTES):
+            file.write(chunk)
+            done += len(chunk)
+            bar.update(len(chunk))
+            if not is_terminal and time.monotonic() - last_line > PLAIN_LINE_SECONDS:
+                last_line = time.monotonic()
+                logger.info("%s: %.0f of %s MB", label, done / 1e6, "?" if total is None else f"{total / 1e6:.0f}")
+    if not is_terminal:
+        logger.info("%s: %.1f MB so far" if total != done else "%s: %.1f MB, complete", label, done / 1e6)
+
+
+def _start(headers: http.client.HTTPMessage) -> int | None:
+    found = re.match(r"bytes (\d+)-", headers.get("Content-Range", ""))
+    return int(found[1]) if found else None
+
+
+def _total(headers: http.client.HTTPMessage) -> int | None:
+    found = re.match(r"bytes \*/(\d+)", headers.get("Content-Range", ""))
+    return int(found[1]) if found else None
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether the server's answer will be the same next time: 4xx, but for time-out, too many requests and range."""
+    return isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500 and error.code not in (408, 429)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        return f"HTTP {error.code} {error.reason}"
+    return " ".join(str(getattr(error, "reason", None) or error).split()) or type(error).__name__
+
+
+def _giving_up(url: str, part: Path, error: Exception) -> str:
+    kept = f"; {_size(part) / 1e6:.1f} MB are kept in {part}, run the command again to go on" if _size(part) else ""
+    return f"could not download {url} ({_reason(error)}){kept}"

@@ -1,0 +1,123 @@
+"""Reading image files: any usual format in, one kind of array out.
+
+An *image* is a uint8 array: (H, W) for gray, (H, W, 3) for RGB. Every file is decoded completely, so a file that was
+cut off is noticed when it is read and not later. Pixels are taken as they are stored: EXIF rotation is not applied,
+because a benchmark's reference must be the stored pixels.
+"""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data.color import luma
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".webp")
+
+# What Pillow's decoders raise for damaged data. Besides OSError and its own bomb guard, PNG raises SyntaxError and
+# ValueError, and the header parsers let struct, zlib and index errors through.
+_DECODER_ERRORS = (
+    Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error,
+    zlib.error,
+)  # fmt: skip
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """Image files directly in a folder, by suffix, sorted by name. Hidden files are left out.
+
+    Raises:
+        FileNotFoundError: if the folder does not exist.
+        ValueError: if it is not a folder or holds no image.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder} does not exist; give a folder of images")
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; give the folder that holds the images")
+    found = sorted(path for path in folder.iterdir() if is_image_name(path))
+    if not found:
+        raise ValueError(f"{folder} holds no images; files ending in {', '.join(IMAGE_SUFFIXES)} are read")
+    return found
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether a file's name says it is an image. macOS leaves `._name.jpg` files that are none."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Decode a file to uint8, (H, W) if it is gray and (H, W, 3) RGB otherwise.
+
+    Transparency is dropped, 16-bit gray is divided by 257 and rounded, a palette of grays gives a gray image, CMYK and
+    other colour spaces become RGB. Of an animation, the first frame is read.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is empty, cut off, damaged, too large, of unsupported depth, or no image.
+    """
+    path = Path(path)
+    if path.is_file() and path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty (0 bytes); replace or remove the file")
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            return _to_uint8(opened, path)
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"{path} is not an image that can be read; replace or remove the file") from None
+    except _DECODER_ERRORS as error:
+        # The file system's own errors (missing file, no permission) carry an errno and already name the file.
+        if isinstance(error, OSError) and error.errno is not None or isinstance(error, UnsupportedDepth):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} is damaged or cut off ({reason}); replace or remove the file") from error
+
+
+def read_rgb(path: str | Path) -> np.ndarray:
+    """Decode a file to (H, W, 3) uint8. A gray file becomes RGB with three equal channels. Errors as `read_image`."""
+    image = read_image(path)
+    return np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else image  # (H, W) -> (H, W, 3)
+
+
+def to_channels(image: np.ndarray, channels: int, *, name: str | Path = "the image") -> np.ndarray:
+    """The image a network with `channels` input channels works on.
+
+    Args:
+        image: (H, W) or (H, W, 3) uint8.
+        channels: 1 gives (H, W): a gray image as it is, the protocol's luma (16..235) of an RGB one. 3 gives (H, W, 3).
+        name: the file, for the error message.
+
+    Raises:
+        ValueError: if colour is asked of a gray image, or `channels` is neither 1 nor 3.
+    """
+    if channels == 1:
+        return image if image.ndim == 2 else luma(image)
+    if channels != 3:
+        raise ValueError(f"channels must be 1 (luma) or 3 (RGB), got {channels}")
+    if image.ndim == 2:
+        raise ValueError(f"{name} is gray, but 3 channels were asked for; use a colour image, or gray (1 channel)")
+    return image
+
+
+class UnsupportedDepth(ValueError):
+    """A sound file whose numbers have no agreed meaning as 8-bit pixels (floating point, 32-bit integers)."""
+
+
+def _to_uint8(opened: Image.Image, path: Path) -> np.ndarray:
+    mode = opened.mode
+    if mode in ("L", "RGB"):
+        return np.array(opened)
+    if mode in ("1", "LA", "La"):
+        return np.array(opened.convert("LA" if mode == "La" else mode).convert("L"))
+    # Pillow gives 16-bit PNG and PGM as "I;16" or, depending on its version, as "I" with values up to 65535.
+    if mode.startswith("I;16") or mode == "I" and opened.format in ("PNG", "PPM"):
+        return ((np.array(opened).astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if mode in ("I", "F"):
+        kind = "32-bit integers" if mode == "I" else "floating point numbers"
+        raise UnsupportedDepth(f"{path} stores {kind}; save it with 8 or 16 bits a channel")
+    if mode == "RGBa":
+        opened = opened.convert("RGBA")
+    image = np.array(opened.convert("RGB"))
+    is_gray_palette = mode in ("P", "PA") and (image == image[:, :, :1]).all()
+    return image[:, :, 0].copy() if is_gray_palette else image

@@ -1,0 +1,81 @@
+"""Baseline JPEG through Pillow (libjpeg-turbo), and the neighbourhood that a crop's pixels depend on.
+
+JPEG is local: a block's decoded pixels depend on that block alone in luma, and in 4:2:0 colour on its 16x16 unit (MCU)
+and, through the smooth chroma upsampling, on the units around it. Coding `surroundings(box)` and cropping gives the
+same pixels as coding the whole image and cropping, at a fraction of the work.
+"""
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+LUMA_UNIT_PX = 8
+COLOR_UNIT_PX = 16  # one 4:2:0 MCU: 2x2 luma blocks and one block of each chroma plane
+
+
+class Box(NamedTuple):
+    """A rectangle of pixels: top-left corner and size."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+    def within(self, outer: "Box") -> "Box":
+        """The same rectangle in the coordinates of `outer`."""
+        return Box(self.top - outer.top, self.left - outer.left, self.height, self.width)
+
+
+def encode(image: np.ndarray, quality: int) -> bytes:
+    """JPEG file of an image: one channel for (H, W), YCbCr 4:2:0 for (H, W, 3).
+
+    Raises:
+        ValueError: if the quality is not within 1..100.
+    """
+    if not 1 <= quality <= 100:
+        raise ValueError(f"JPEG quality must be within 1..100, got {quality}")
+    buffer = io.BytesIO()
+    # 4:2:0 is libjpeg's own default at every quality, said here all the same; gray images take no such option.
+    options = {"subsampling": "4:2:0"} if image.ndim == 3 else {}
+    Image.fromarray(image).save(buffer, format="JPEG", quality=int(quality), **options)
+    return buffer.getvalue()
+
+
+def decode(data: bytes) -> np.ndarray:
+    """(H, W) or (H, W, 3) uint8 pixels of a JPEG file in memory."""
+    with Image.open(io.BytesIO(data)) as file:
+        return np.asarray(file)
+
+
+def compress(image: np.ndarray, quality: int) -> np.ndarray:
+    """The image after one round of JPEG coding at this quality (1..100); same shape, uint8."""
+    return decode(encode(image, quality))
+
+
+def surroundings(box: Box, shape: tuple[int, ...]) -> Box:
+    """The part of an image that decides the decoded pixels inside `box`.
+
+    Args:
+        box: the crop, within the image.
+        shape: the image's shape, (H, W) for luma or (H, W, 3) for colour.
+
+    Returns:
+        The smallest aligned box: to 8 pixels for luma; to 16 for colour, and one unit more on each side for the chroma
+        upsampling. Clipped at the image's edge, where the coder pads just as it would for the whole image.
+    """
+    unit, margin = (COLOR_UNIT_PX, COLOR_UNIT_PX) if len(shape) == 3 else (LUMA_UNIT_PX, 0)
+    top, bottom = _aligned_span(box.top, box.height, shape[0], unit, margin)
+    left, right = _aligned_span(box.left, box.width, shape[1], unit, margin)
+    return Box(top, left, bottom - top, right - left)
+
+
+def _aligned_span(start: int, length: int, limit: int, unit: int, margin: int) -> tuple[int, int]:
+    first = max(start // unit * unit - margin, 0)
+    last = min(-(-(start + length) // unit) * unit + margin, limit)
+    return first, last

@@ -1,0 +1,71 @@
+"""Batches of a training set by global step, so that any step of any run can be drawn again."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch.utils.data import DataLoader, Sampler
+
+from data.datasets import Patches
+
+DATA_ROOT_VARIABLE = "DATA_ROOT"
+
+
+def data_root(given: str = "") -> Path:
+    """The folder that holds the image sets: the one given, else the variable DATA_ROOT, else `datasets`."""
+    return Path(given or os.environ.get(DATA_ROOT_VARIABLE) or "datasets")
+
+
+class StepSampler(Sampler):
+    """The positions (epoch, index) of one rank's share of each global batch, from a step on.
+
+    An epoch has `len(dataset) // batch_size` steps; the few images left over change from epoch to epoch with the order.
+
+    Args:
+        num_samples: images of an epoch.
+        batch_size: samples of one step over all ranks.
+        rank, world_size: which consecutive share of each batch to yield.
+        first_step, last_step: global steps to yield, the last one excluded.
+
+    Raises:
+        ValueError: if the batch is larger than the epoch, or does not divide among the ranks.
+    """
+
+    def __init__(
+        self, num_samples: int, batch_size: int, *, rank: int, world_size: int, first_step: int, last_step: int
+    ) -> None:
+        if batch_size % world_size:
+            raise ValueError(f"data.batch_size ({batch_size}) must be a multiple of the {world_size} processes")
+        if num_samples < batch_size:
+            raise ValueError(
+                f"data.batch_size is {batch_size}, but the training set has only {num_samples} images: "
+                f"lower it or add images"
+            )
+        self.steps_per_epoch = num_samples // batch_size
+        self.batch_size = batch_size
+        self.steps = range(first_step, last_step)
+        self.share = range(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in self.steps:
+            epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
+            yield [(epoch, step_of_epoch * self.batch_size + place) for place in self.share]
+
+
+def build_loader(
+    dataset: Patches, *, first_step: int, last_step: int, rank: int = 0, world_size: int = 1, pin_memory: bool = False
+) -> DataLoader:
+    """Loader over the global steps first_step..last_step - 1; each item is this rank's share of one batch."""
+    config = dataset.config
+    sampler = StepSampler(
+        len(dataset),
+        config.batch_size,
+        rank=rank,
+        world_size=world_size,
+        first_step=first_step,
+        last_step=last_step,
+    )
+    return DataLoader(dataset, batch_sampler=sampler, num_workers=config.num_workers, pin_memory=pin_memory)

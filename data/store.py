@@ -1,0 +1,104 @@
+"""Training pixels decoded once into one memory-mapped uint8 file, so that a crop costs no image decoding.
+
+A pack is a folder `<pack_dir>/<name>-<digest>/` with `pixels.bin` (the RGB images one after the other) and `index.json`
+(file names, sizes, offsets). The digest covers the source's file names, sizes and times: change the photos and they are
+packed anew.
+"""
+
+import copy
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data.images import list_images, read_rgb
+
+DEFAULT_PACK_DIR = "runs/packed"
+
+logger = logging.getLogger(__name__)
+
+
+class PixelStore:
+    """Read-only RGB images of one pack; item i is an (H, W, 3) uint8 view into the memory map."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        index = json.loads((self.folder / "index.json").read_text())
+        self.names: list[str] = index["names"]
+        self.shapes: list[tuple[int, int]] = [tuple(shape) for shape in index["shapes"]]
+        self._offsets: list[int] = index["offsets"]
+        self._pixels: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        if self._pixels is None:  # opened late: a loader's worker process maps the file itself
+            self._pixels = np.memmap(self.folder / "pixels.bin", dtype=np.uint8, mode="r")
+        height, width = self.shapes[index]
+        start = self._offsets[index]
+        return self._pixels[start : start + height * width * 3].reshape(height, width, 3)
+
+    def first(self, count: int | None) -> "PixelStore":
+        """The same pack, its first `count` images only; None for all."""
+        part = copy.copy(self)
+        part.names, part.shapes, part._offsets = self.names[:count], self.shapes[:count], self._offsets[:count]
+        return part
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_pixels": None}
+
+
+def open_store(folder: str | Path, pack_dir: str | Path = DEFAULT_PACK_DIR) -> PixelStore:
+    """The packed images of a folder, packed now if they are not, or no longer, there.
+
+    Several processes may call this at once: each writes a temporary folder, and the first to rename it wins.
+
+    Raises:
+        FileNotFoundError: if the folder is missing.
+        ValueError: if it holds no image, or one that cannot be read (named); nothing is left behind then.
+    """
+    paths = list_images(folder)
+    target = Path(pack_dir) / f"{Path(folder).resolve().name}-{_digest(paths)}"
+    if not (target / "index.json").exists():
+        _pack(paths, target)
+    return PixelStore(target)
+
+
+def _digest(paths: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        status = path.stat()
+        digest.update(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+def _pack(paths: list[Path], target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    working = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        names, shapes, offsets, position = [], [], [], 0
+        with open(working / "pixels.bin", "wb") as file:
+            for path in tqdm(paths, desc=f"packing {paths[0].parent.name}", unit="image", disable=None, leave=False):
+                pixels = read_rgb(path)
+                names.append(path.name)
+                shapes.append(pixels.shape[:2])
+                offsets.append(position)
+                position += file.write(np.ascontiguousarray(pixels).data)
+        (working / "index.json").write_text(json.dumps({"names": names, "shapes": shapes, "offsets": offsets}))
+        working.chmod(0o755)  # mkdtemp's 0700 would lock out others who share the folder
+        try:
+            os.rename(working, target)
+        except OSError:
+            if not (target / "index.json").exists():
+                raise
+        else:
+            logger.info("packed %d images of %s, %.0f MB, into %s", len(names), paths[0].parent, position / 1e6, target)
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
