@@ -1,0 +1,100 @@
+"""The multi-scale information lossless fusion module: EFFM (Eq. 3-4) and the invertible module (Eq. 5-7).
+
+Source: Section 3.2 and Fig. 4 of the paper.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+LEAKY_SLOPE = 0.1
+
+
+class ResidualBlock(nn.Module):
+    """3x3 convolution, LeakyReLU, 3x3 convolution, plus the input: (N, channels, H, W) to the same shape.
+
+    Args:
+        channels: of input and output.
+        hidden: channels between the convolutions; None means `channels`.
+    """
+
+    def __init__(self, channels: int, hidden: int | None = None) -> None:
+        super().__init__()
+        hidden = hidden or channels
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, hidden, 3, padding=1),
+            nn.LeakyReLU(LEAKY_SLOPE, inplace=True),
+            nn.Conv2d(hidden, channels, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class EncoderFeatureFusion(nn.Module):
+    """EFFM: encoder features of neighbouring scales, brought to one size by the caller, become one map.
+
+    Args:
+        in_channels: channels of each map, in the order in which `forward` gets them.
+        out_channels: channels of the result.
+
+    Source: Eq. 3-4 and Fig. 4(a).
+    """
+
+    def __init__(self, in_channels: Sequence[int], out_channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(sum(in_channels), out_channels, 1),
+            nn.LeakyReLU(LEAKY_SLOPE, inplace=True),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1),
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Fuse maps (N, in_channels[i], H, W) of one height and width into (N, out_channels, H, W)."""
+        return self.body(torch.cat(list(features), dim=1))
+
+
+class InvertibleFusion(nn.Module):
+    """INM: mixes an encoder feature and a decoder feature so that both can be recovered from the result.
+
+        F1 = E + phi1(D)                                              (5)
+        F2 = D * exp(phi2(F1)) + phi3(F1)                             (6)
+
+    with a residual block for each phi. Eq. 7, the concatenation, is left to the caller.
+
+    Args:
+        channels: of E and of D.
+        hidden: channels inside the residual blocks; None means `channels`.
+        exponent_bound: None leaves the exponent phi2(F1) as printed; a bound b makes it
+            `b * (2 * sigmoid(phi2(F1)) - 1)`, which stays between -b and b.
+
+    Source: Eq. 5-6 and Fig. 4(b).
+    """
+
+    def __init__(self, channels: int, *, hidden: int | None = None, exponent_bound: float | None = None) -> None:
+        super().__init__()
+        if exponent_bound is not None and exponent_bound <= 0:
+            raise ValueError(f"exponent_bound must be > 0 or null (unbounded, as Eq. 6), got {exponent_bound}")
+        self.exponent_bound = exponent_bound
+        self.phi1 = ResidualBlock(channels, hidden)
+        self.phi2 = ResidualBlock(channels, hidden)
+        self.phi3 = ResidualBlock(channels, hidden)
+
+    def forward(self, e: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
+        """Fuse encoder feature E and decoder feature D, both (N, channels, H, W), into F1 and F2 of that shape."""
+        f1 = e + self.phi1(d)
+        f2 = d * torch.exp(self._exponent(f1)) + self.phi3(f1)
+        return f1, f2
+
+    def inverse(self, f1: Tensor, f2: Tensor) -> tuple[Tensor, Tensor]:
+        """The E and D from which `forward` makes F1 and F2, up to rounding."""
+        d = (f2 - self.phi3(f1)) * torch.exp(-self._exponent(f1))
+        e = f1 - self.phi1(d)
+        return e, d
+
+    def _exponent(self, f1: Tensor) -> Tensor:
+        # DEVIATION: the release bounds the exponent (0.8); Eq. 6 does not. `exponent_bound=None` is the printed form.
+        if self.exponent_bound is None:
+            return self.phi2(f1)
+        return self.exponent_bound * (2 * torch.sigmoid(self.phi2(f1)) - 1)
