@@ -1,0 +1,1 @@
+"""What both trainings share: configuration, processes, checkpoints, weight averaging, logging, the loop."""

@@ -1,0 +1,59 @@
+"""Checkpoints: everything needed to go on, written aside then renamed, read without running anything in the file."""
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+
+FORMAT_VERSION = 1
+
+
+def save_checkpoint(path: str | Path, state: dict) -> None:
+    """Write `state` (tensors and plain containers) so that `path` is either the old file or the whole new one."""
+    path = Path(path)
+    working = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        torch.save(state | {"format_version": FORMAT_VERSION}, working)
+        os.replace(working, path)
+    finally:
+        working.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: str | Path, *, stage: str) -> dict:
+    """Read a training checkpoint of this stage onto the CPU.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if the file is truncated, holds anything but tensors and plain containers (nothing in it is run), or
+            belongs to another stage or format.
+    """
+    state = load_tensors(path)
+    if not isinstance(state, dict) or "format_version" not in state:
+        raise ValueError(f"{path} is no training checkpoint of this project: it has no format_version")
+    if state["format_version"] != FORMAT_VERSION:
+        raise ValueError(f"{path} has checkpoint format {state['format_version']}, this code reads {FORMAT_VERSION}")
+    if state.get("stage") != stage:
+        found = state.get("stage")
+        raise ValueError(f"{path} is a checkpoint of stage '{found}', but this script trains stage '{stage}'")
+    return state
+
+
+def load_tensors(path: str | Path) -> object:
+    """The content of a torch file, tensors and plain containers only, on the CPU.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is truncated or holds other objects; pickled code is refused, never run.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}; check the path, or train without --resume")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ValueError(
+            f"{path} holds more than tensors and plain containers, or is damaged: not loaded, nothing in it was run"
+        ) from None
+    except (RuntimeError, EOFError, zipfile.BadZipFile, KeyError) as error:
+        raise ValueError(f"{path} cannot be read, it is truncated or not a torch file ({str(error)[:80]})") from None

@@ -1,0 +1,232 @@
+"""Typed configuration: defaults < YAML < `--section.key value`, and a refusal that names file and key.
+
+jsonargparse builds the command line from a tree of dataclasses and checks the types. What it lets pass is checked here
+first: keys given twice and unknown keys, with the nearest known one named.
+"""
+
+import dataclasses
+import difflib
+import sys
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import jsonargparse
+import yaml
+
+Config = TypeVar("Config")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """The optimiser (Adam) and its schedule.
+
+    Args:
+        lr: learning rate at the peak, > 0.
+        betas: Adam's two decay rates, each within 0..1.
+        weight_decay: decoupled weight decay (AdamW) where > 0.
+        schedule: "constant", or "cosine" from the peak down to `final_lr_ratio` of it.
+        final_lr_ratio: last learning rate of the cosine as a share of the peak, 0..1.
+        lr_warmup_steps: steps of linear rise to the peak.
+        grad_clip_norm: gradients are scaled down to this norm where they exceed it; null never clips.
+        ema_decay: decay of the averaged weights that are validated and published; null: the weights themselves are.
+    """
+
+    lr: float = 1.0e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine"] = "cosine"
+    final_lr_ratio: float = 0.0
+    lr_warmup_steps: int = 0
+    grad_clip_norm: float | None = None
+    ema_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise ValueError(f"optim.lr must be > 0, got {self.lr}")
+        for name, values in (("betas", self.betas), ("final_lr_ratio", [self.final_lr_ratio])):
+            if not all(0 <= value <= 1 for value in values):
+                raise ValueError(f"optim.{name} must be within 0..1, got {getattr(self, name)}")
+        if self.weight_decay < 0 or self.lr_warmup_steps < 0:
+            raise ValueError("optim.weight_decay and optim.lr_warmup_steps must be 0 or more")
+        if self.grad_clip_norm is not None and not self.grad_clip_norm > 0:
+            raise ValueError(f"optim.grad_clip_norm must be > 0 or null, got {self.grad_clip_norm}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"optim.ema_decay must be between 0 and 1, or null, got {self.ema_decay}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainerConfig:
+    """How long, where, and what is written on the way.
+
+    Args:
+        run_dir: folder of this run: checkpoint, weights, resolved config, TensorBoard.
+        epochs: passes over the training images, one patch (or pair) of each image a pass.
+        max_steps: end after this many steps, and bend the schedule to it, whatever `epochs` says; null: epochs decide.
+        max_minutes: end after this much training time, and bend the schedule to it; null: no time limit.
+        seed: of weights and samples.
+        device: "auto" (CUDA where there is one), "cuda" or "cpu".
+        precision: "bfloat16" (autocast), "float32", or "auto": bfloat16 where the device has instructions for it.
+        channels_last: keep activations in NHWC order.
+        resume: go on from the run's checkpoint.
+        log_every_steps: steps between two lines of the log.
+        validate_every_steps: steps between two validations; the last step is always validated.
+        save_every_steps: steps between two checkpoints; the last step is always saved.
+    """
+
+    run_dir: str
+    epochs: int = 600
+    max_steps: int | None = None
+    max_minutes: float | None = None
+    seed: int = 0
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    channels_last: bool = True
+    resume: bool = False
+    log_every_steps: int = 50
+    validate_every_steps: int = 1000
+    save_every_steps: int = 500
+
+    def __post_init__(self) -> None:
+        positive = ("epochs", "log_every_steps", "validate_every_steps", "save_every_steps")
+        for name in (*positive, "max_steps", "max_minutes"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"trainer.{name} must be > 0, got {value}")
+        if self.seed < 0:
+            raise ValueError(f"trainer.seed must be 0 or more, got {self.seed}")
+
+
+def parse_config(
+    config_class: type[Config], arguments: Sequence[str] | None = None, *, description: str = ""
+) -> Config:
+    """The configuration of a training script from its command line.
+
+    Args:
+        config_class: a dataclass whose fields are dataclasses: the sections.
+        arguments: the command line; None takes the process's own.
+        description: first line of `--help`.
+
+    `--config FILE` names the YAML; `--resume` is short for `--trainer.resume true`.
+
+    Raises:
+        FileNotFoundError: if the YAML file is missing.
+        ValueError: one line that names the file or key, what was wrong, and the nearest known key.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = [
+        part for word in arguments for part in (["--trainer.resume", "true"] if word == "--resume" else [word])
+    ]
+    parser = jsonargparse.ArgumentParser(
+        prog=Path(sys.argv[0]).name, description=description, exit_on_error=False, default_env=False, allow_abbrev=False
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of the sections below")
+    parser.add_class_arguments(config_class)
+    files = list(_config_files(arguments))
+    for file in files:
+        check_yaml(file, config_class)
+    where = f" ({', '.join(files)})" if files else ""
+    try:
+        namespace = parser.parse_args(arguments)
+        namespace.pop("config")
+        return config_class(**dict(parser.instantiate(namespace)))
+    except jsonargparse.ArgumentError as error:
+        raise ValueError(_explain(str(error), config_class) + where) from None
+    except ValueError as error:
+        raise ValueError(f"{error}{where}") from None
+
+
+def check_yaml(path: str | Path, config_class: type) -> None:
+    """Refuse a YAML file with a key given twice or one that `config_class` does not have.
+
+    Raises:
+        FileNotFoundError: if the file is missing.
+        ValueError: naming file, line or key.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no config file {path}; see configs/ for those that come with the project")
+    try:
+        content = yaml.load(Path(path).read_text(), Loader=_UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not a text file; --config takes a YAML file") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold sections such as 'data:' and 'optim:', got {type(content).__name__}")
+    _refuse_unknown(content, config_class, str(path), prefix="")
+
+
+def to_dict(config: Any) -> dict:
+    """A config as plain containers, fit for YAML, JSON and checkpoints."""
+    plain = dataclasses.asdict(config)
+    return yaml.safe_load(yaml.safe_dump(_tuples_to_lists(plain)))
+
+
+def save_config(config: Any, path: str | Path) -> None:
+    """Write the resolved configuration as YAML; it is enough to repeat the run."""
+    Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, where PyYAML keeps the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue  # a list or mapping as key, which the parent class refuses
+            if key_node.value in seen:
+                line = key_node.start_mark.line + 1
+                raise yaml.YAMLError(f"key '{key_node.value}' is given twice (again in line {line})")
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def _config_files(arguments: Sequence[str]) -> Iterator[str]:
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if word == "--config" and following:
+            yield following
+        elif word.startswith("--config="):
+            yield word.removeprefix("--config=")
+
+
+def _refuse_unknown(content: dict, config_class: type, path: str, prefix: str) -> None:
+    fields = {field.name: typing.get_type_hints(config_class)[field.name] for field in dataclasses.fields(config_class)}
+    for key, value in content.items():
+        if key not in fields:
+            raise ValueError(f"unknown key '{prefix}{key}' in {path}{_nearest(str(key), list(fields))}")
+        if dataclasses.is_dataclass(fields[key]):
+            if not isinstance(value, dict):
+                raise ValueError(f"'{prefix}{key}' in {path} must be a section with keys, got {value!r}")
+            _refuse_unknown(value, fields[key], path, prefix=f"{prefix}{key}.")
+
+
+def _nearest(key: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else f"; known keys: {', '.join(known)}"
+
+
+def _all_keys(config_class: type, prefix: str = "") -> Iterator[str]:
+    for name, kind in typing.get_type_hints(config_class).items():
+        if dataclasses.is_dataclass(kind):
+            yield from _all_keys(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _explain(message: str, config_class: type) -> str:
+    """jsonargparse's complaint as one line; unknown options get the nearest known key."""
+    message = " ".join(message.split())
+    if message.startswith("unrecognized arguments:"):
+        option = message.split(":", 1)[1].split()[0]
+        return f"unknown option '{option}'{_nearest(option.lstrip('-').split('=')[0], list(_all_keys(config_class)))}"
+    if message.startswith("the following arguments are required:"):
+        return f"{message.split(': ', 1)[1]} is required: give it in the YAML or on the command line as --section.key"
+    return message.replace('Parser key "', '"').replace("<class '", "").replace("'>", "").replace("typing.", "")
+
+
+def _tuples_to_lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples_to_lists(item) for key, item in value.items()}
+    return [_tuples_to_lists(item) for item in value] if isinstance(value, list | tuple) else value

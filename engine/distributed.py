@@ -1,0 +1,84 @@
+"""Processes: who am I, how many are we, and the few things done together. One process needs no set-up at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+VALIDATION_TIMEOUT = timedelta(hours=1)  # the other ranks wait while rank 0 validates
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process among those of the run, and the device it trains on."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+@contextmanager
+def process_group(device: str = "auto") -> Iterator[Process]:
+    """The run's processes as torchrun started them (nccl on CUDA, gloo on the CPU), or this one alone.
+
+    Args:
+        device: "auto" (CUDA where there is one), "cuda" or "cpu".
+
+    Raises:
+        ValueError: if CUDA is asked for and not there, or the name is unknown.
+    """
+    world_size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    chosen = choose_device(device)
+    if chosen.type == "cuda":
+        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(chosen)
+    if world_size == 1:
+        yield Process(0, 1, chosen)
+        return
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=VALIDATION_TIMEOUT)
+    try:
+        yield Process(rank, world_size, chosen)
+    finally:
+        dist.destroy_process_group()
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name: "auto", "cuda" or "cpu". Raises ValueError if it is not to be had."""
+    if name not in ("auto", "cuda", "cpu"):
+        raise ValueError(f"device must be auto, cuda or cpu, got '{name}'")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda was asked for, but torch sees no CUDA device; use auto or cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """The rows of all ranks, in rank order, on every rank: (N, D) -> (world_size * N, D). No gradient flows."""
+    if not dist.is_initialized():
+        return rows
+    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, rows.contiguous())
+    return torch.cat(parts)
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """The mean of a tensor over all ranks."""
+    if not dist.is_initialized():
+        return value
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
+def wait_for_all() -> None:
+    """Wait until every rank has come this far."""
+    if dist.is_initialized():
+        dist.barrier()

@@ -1,0 +1,22 @@
+"""A user's mistake ends a command with one clear line and exit status 2; a bug of ours keeps its traceback."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def user_errors(program: str) -> Iterator[None]:
+    """Turn ValueError, OSError and a training that diverged (FloatingPointError) into one line and exit status 2.
+
+    The line is `program: error: message` on stderr; the variable TRACEBACK=1 shows where the error came from instead.
+    """
+    try:
+        yield
+    except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get("TRACEBACK") == "1":
+            raise
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"{program}: error: {message}", file=sys.stderr)
+        sys.exit(2)

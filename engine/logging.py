@@ -1,0 +1,80 @@
+"""What a run says: plain lines or a progress bar on the terminal, a log file, curves and pictures in TensorBoard."""
+
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from engine.distributed import Process
+
+LINE = "%(asctime)s %(message)s"
+
+
+class RunLog:
+    """Log of one training run; on ranks other than 0 every call does nothing.
+
+    Args:
+        run_dir: where `log.txt` and the TensorBoard files go.
+        process: this process.
+        first_step, last_step: of the progress bar, shown on a terminal only.
+    """
+
+    def __init__(self, run_dir: Path, process: Process, *, first_step: int = 0, last_step: int = 0) -> None:
+        self.is_main = process.is_main
+        self._logger = logging.getLogger("train")
+        if not self.is_main:
+            return
+        self._handlers = [logging.StreamHandler(), logging.FileHandler(run_dir / "log.txt")]
+        for handler in self._handlers:
+            handler.setFormatter(logging.Formatter(LINE, "%H:%M:%S"))
+            logging.getLogger().addHandler(handler)
+        logging.getLogger().setLevel(logging.INFO)
+        self._writer = SummaryWriter(run_dir, purge_step=first_step or None)
+        self._bar = tqdm(
+            initial=first_step, total=last_step, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty()
+        )
+        self._redirect = logging_redirect_tqdm()
+        self._redirect.__enter__()
+
+    def line(self, text: str) -> None:
+        """One line for the terminal and log.txt."""
+        if self.is_main:
+            self._logger.info(text)
+
+    def advance(self) -> None:
+        """Move the progress bar by a step."""
+        if self.is_main:
+            self._bar.update()
+
+    def scalars(self, values: Mapping[str, float], step: int, *, group: str) -> None:
+        """Named numbers as TensorBoard curves `group/name`."""
+        if self.is_main:
+            for name, value in values.items():
+                self._writer.add_scalar(f"{group}/{name}", value, step)
+
+    def picture(self, name: str, image: Tensor, step: int) -> None:
+        """A (C, H, W) tensor in [0, 1] as a TensorBoard picture."""
+        if self.is_main:
+            self._writer.add_image(name, image.clamp(0, 1), step)
+
+    def close(self) -> None:
+        if not self.is_main:
+            return
+        self._redirect.__exit__(None, None, None)
+        self._bar.close()
+        self._writer.close()
+        for handler in self._handlers:
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+
+
+def described(values: Mapping[str, float]) -> str:
+    """Numbers by name on one line: `mae 0.0123  psnr 29.04`."""
+    return "  ".join(
+        f"{name} {value:.4g}" if abs(value) < 1 else f"{name} {value:.3f}" for name, value in values.items()
+    )

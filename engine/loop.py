@@ -1,0 +1,353 @@
+"""The one training loop. A stage says what is trained, on what loss, and how it is validated; the rest is here."""
+
+import math
+import os
+import signal
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from engine.checkpoint import load_checkpoint, save_checkpoint
+from engine.config import OptimConfig, TrainerConfig, save_config, to_dict
+from engine.distributed import Process, mean_over_ranks, wait_for_all
+from engine.ema import ExponentialMovingAverage
+from engine.logging import RunLog, described
+from engine.precision import autocast, choose_precision
+
+CHECKPOINT_NAME = "checkpoint.pt"
+
+
+class Stage(ABC):
+    """One stage of the method, as the loop sees it.
+
+    Attributes:
+        name: written into checkpoints.
+        module: what is trained; called with the tensors of `inputs`, it returns named scalar losses, one "total".
+        kept: the part of `module` that is averaged, validated and published.
+        best_metric: the validation metric (larger is better) by which the published weights are chosen.
+        weights_name: file name of the published weights in the run's folder.
+    """
+
+    name: str
+    module: nn.Module
+    kept: nn.Module
+    best_metric: str
+    weights_name: str
+
+    @abstractmethod
+    def inputs(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """The arguments of `module` from a batch on the device."""
+
+    @abstractmethod
+    def validate(self, kept: nn.Module, log: RunLog, step: int) -> dict[str, float]:
+        """Metrics of `kept`, an eval-mode copy of the stage's `kept`; `best_metric` among them."""
+
+    @abstractmethod
+    def publish(self, kept: nn.Module, path: Path) -> None:
+        """Write the weights of `kept` to `path`, atomically."""
+
+
+@dataclass
+class Progress:
+    """How far a run is: steps done, seconds trained, the best validation so far."""
+
+    step: int = 0
+    elapsed_seconds: float = 0.0
+    best: float = -math.inf
+
+    def share(self, num_steps: int, max_minutes: float | None) -> float:
+        """Share of the run that is done, 0..1: of its steps, or of its minutes where those run out first."""
+        of_time = self.elapsed_seconds / (60 * max_minutes) if max_minutes else 0.0
+        return min(max(self.step / num_steps, of_time), 1.0)
+
+
+def learning_rate(config: OptimConfig, step: int, share: float) -> float:
+    """The learning rate of a step.
+
+    Args:
+        config: peak, warm-up and schedule.
+        step: steps done, for the warm-up.
+        share: share of the run that is done, 0..1, for the cosine.
+    """
+    warmup = min((step + 1) / (config.lr_warmup_steps + 1), 1.0)
+    if config.schedule == "constant":
+        return config.lr * warmup
+    cosine = 0.5 * (1 + math.cos(math.pi * share))
+    return config.lr * warmup * (config.final_lr_ratio + (1 - config.final_lr_ratio) * cosine)
+
+
+def build_optimizer(module: nn.Module, config: OptimConfig, device: torch.device) -> torch.optim.Optimizer:
+    """Adam (AdamW where weights decay) over the trainable parameters, fused on CUDA."""
+    kind = torch.optim.AdamW if config.weight_decay else torch.optim.Adam
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    options = {"fused": True} if device.type == "cuda" else {}
+    return kind(trainable, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, **options)
+
+
+def prepare_run_dir(trainer: TrainerConfig, config: Any, process: Process) -> Path:
+    """The run's folder, with the resolved config in it.
+
+    Raises:
+        ValueError: if a run is already there and `trainer.resume` is off.
+        FileNotFoundError: if there is none to resume.
+        OSError: if the folder cannot be written.
+    """
+    run_dir = Path(trainer.run_dir)
+    has_checkpoint = (run_dir / CHECKPOINT_NAME).exists()
+    if trainer.resume and not has_checkpoint:
+        raise FileNotFoundError(f"nothing to resume: no {run_dir / CHECKPOINT_NAME}; train without --resume first")
+    if has_checkpoint and not trainer.resume:
+        raise ValueError(f"{run_dir} already holds a run: go on with --resume, or choose another trainer.run_dir")
+    wait_for_all()  # every rank has looked before rank 0 writes
+    if process.is_main:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        if not os.access(run_dir, os.W_OK):
+            raise PermissionError(f"cannot write to trainer.run_dir {run_dir}; choose another folder")
+        save_config(config, run_dir / "config.yaml")
+    wait_for_all()
+    return run_dir
+
+
+def train(
+    stage: Stage,
+    make_loader: Callable[[int, int], Iterable[Mapping[str, Tensor]]],
+    *,
+    steps_per_epoch: int,
+    batch_size: int,
+    config: Any,
+    optim: OptimConfig,
+    trainer: TrainerConfig,
+    process: Process,
+) -> dict[str, float]:
+    """Train a stage to the end of its schedule; returns the last validation's metrics.
+
+    Args:
+        stage: what to train.
+        make_loader: (first_step, last_step) -> this rank's batches of those global steps.
+        steps_per_epoch: steps of one pass over the training images.
+        batch_size: samples of one step over all ranks, for the images/s that are logged.
+        config: the whole configuration, saved with the run and in its checkpoints.
+        optim, trainer: its sections used here.
+        process: this process.
+
+    Raises:
+        FloatingPointError: if a loss or gradient is not finite, before the update; names step and term.
+    """
+    run_dir = prepare_run_dir(trainer, config, process)
+    device, dtype = process.device, choose_precision(trainer.precision, process.device)
+    memory_format = torch.channels_last if trainer.channels_last else torch.contiguous_format
+    num_steps = trainer.max_steps or trainer.epochs * steps_per_epoch
+
+    stage.module.to(device=device, memory_format=memory_format)
+    optimizer = build_optimizer(stage.module, optim, device)
+    average = ExponentialMovingAverage(stage.kept, decay=optim.ema_decay) if optim.ema_decay else None
+    progress = Progress()
+    if trainer.resume:
+        state = load_checkpoint(run_dir / CHECKPOINT_NAME, stage=stage.name)
+        _restore(state, run_dir / CHECKPOINT_NAME, stage, optimizer, average, progress)
+    loader = make_loader(progress.step, num_steps)
+    model = stage.module
+    if process.world_size > 1:
+        model = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+
+    log = RunLog(run_dir, process, first_step=progress.step, last_step=num_steps)
+    num_trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    log.line(
+        f"stage {stage.name}: {num_trainable / 1e6:.2f} M trainable parameters, "
+        f"{process.world_size} process(es) on {device.type}, {str(dtype).removeprefix('torch.')}, "
+        f"steps {progress.step} to {num_steps}"
+        + (f" or {trainer.max_minutes:g} minutes" if trainer.max_minutes else "")
+    )
+
+    def validate_and_save() -> dict[str, float]:
+        """On rank 0: measure what is kept, publish it where it is the best so far, save the checkpoint."""
+        metrics = {}
+        if process.is_main:
+            kept = average.module if average else stage.kept
+            was_training = kept.training
+            kept.eval()
+            metrics = stage.validate(kept, log, progress.step)
+            log.scalars(metrics, progress.step, group="validation")
+            is_best = metrics[stage.best_metric] >= progress.best
+            if is_best:
+                progress.best = metrics[stage.best_metric]
+                stage.publish(kept, run_dir / stage.weights_name)
+            log.line(f"validation at step {progress.step}: {described(metrics)}" + (" (best)" if is_best else ""))
+            kept.train(was_training)
+            save()
+        wait_for_all()
+        return metrics
+
+    def save() -> None:
+        if process.is_main:
+            save_checkpoint(run_dir / CHECKPOINT_NAME, _state(stage, optimizer, average, progress, to_dict(config)))
+
+    metrics: dict[str, float] = {}
+    is_stopping = False
+    model.train()
+    meter = _Meter(batch_size)
+    with closing(log), _stop_signals() as stop:
+        for batch in meter.timed(loader):
+            started = time.perf_counter()
+            share, is_stopping = _agreed(progress.share(num_steps, trainer.max_minutes), stop.requested, process)
+            if share >= 1 or is_stopping:
+                break
+            rate = learning_rate(optim, progress.step, share)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+            batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+            inputs = [value.contiguous(memory_format=memory_format) for value in stage.inputs(batch)]
+            with autocast(device, dtype):
+                losses = model(*inputs)
+            optimizer.zero_grad(set_to_none=True)
+            losses["total"].backward()
+            gradient_norm = nn.utils.clip_grad_norm_(model.parameters(), optim.grad_clip_norm or math.inf)
+            _stop_unless_finite(losses, gradient_norm, progress.step)
+            optimizer.step()
+            if average:
+                average.update(stage.kept)
+
+            progress.step += 1
+            progress.elapsed_seconds += time.perf_counter() - started + meter.last_wait
+            log.advance()
+            if progress.step % trainer.log_every_steps == 0:
+                terms = {name: float(mean_over_ranks(value.detach())) for name, value in losses.items()}
+                speed = meter.read()
+                log.line(f"step {progress.step}: {described(terms)}  lr {rate:.3g}  {described(speed)}")
+                log.scalars(terms, progress.step, group="loss")
+                log.scalars({"lr": rate, "gradient_norm": float(gradient_norm)} | speed, progress.step, group="train")
+            if progress.step % trainer.validate_every_steps == 0 and progress.step < num_steps:
+                metrics = validate_and_save()
+            elif progress.step % trainer.save_every_steps == 0:
+                save()
+        if is_stopping:
+            save()
+            log.line(f"stopped at step {progress.step}, saved; go on with --resume")
+        else:
+            metrics = validate_and_save()
+    return metrics
+
+
+class _Meter:
+    """Images per second and the share of time spent waiting for data, since last read."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.last_wait = 0.0
+        self._start()
+
+    def _start(self) -> None:
+        self._steps, self._waited, self._since = 0, 0.0, time.perf_counter()
+
+    def timed(self, loader: Iterable) -> Iterator:
+        """The loader's batches, with the wait for each one measured."""
+        batches = iter(loader)
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            if batch is None:
+                return
+            self.last_wait = time.perf_counter() - started
+            self._waited += self.last_wait
+            self._steps += 1
+            yield batch
+
+    def read(self) -> dict[str, float]:
+        seconds = max(time.perf_counter() - self._since, 1e-9)
+        values = {
+            "images_per_second": self._steps * self.batch_size / seconds,
+            "data_time_share": self._waited / seconds,
+        }
+        self._start()
+        return values
+
+
+class _StopRequest:
+    requested = False
+
+
+@contextmanager
+def _stop_signals() -> Iterator[_StopRequest]:
+    """Ctrl-C and SIGTERM ask for a stop after the step in hand, so no work is lost; a second Ctrl-C ends at once."""
+    stop = _StopRequest()
+
+    def ask(number: int, frame: object) -> None:
+        stop.requested = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _agreed(share: float, is_stop_requested: bool, process: Process) -> tuple[float, bool]:
+    """The largest of the ranks' values, so that all stop together: clocks differ, and a signal may reach one alone."""
+    if process.world_size == 1:
+        return share, is_stop_requested
+    values = torch.tensor([share, is_stop_requested], dtype=torch.float64, device=process.device)
+    dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    return values[0].item(), bool(values[1])
+
+
+def _stop_unless_finite(losses: Mapping[str, Tensor], gradient_norm: Tensor, step: int) -> None:
+    for name, value in [*losses.items(), ("gradient norm", gradient_norm)]:
+        if not torch.isfinite(value):
+            raise FloatingPointError(
+                f"{name} is {float(value)} at step {step}: stopped before the update, the last checkpoint is unharmed; "
+                f"lower optim.lr, set optim.grad_clip_norm, or use trainer.precision float32"
+            )
+
+
+def _state(
+    stage: Stage,
+    optimizer: torch.optim.Optimizer,
+    average: ExponentialMovingAverage | None,
+    progress: Progress,
+    config: dict,
+) -> dict:
+    return {
+        "stage": stage.name,
+        "config": config,
+        "progress": vars(progress),
+        "module": stage.module.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "average": average.state_dict() if average else None,
+        "torch_rng": torch.get_rng_state(),
+    }
+
+
+def _restore(
+    state: dict,
+    path: Path,
+    stage: Stage,
+    optimizer: torch.optim.Optimizer,
+    average: ExponentialMovingAverage | None,
+    progress: Progress,
+) -> None:
+    if bool(average) != bool(state["average"]):
+        raise ValueError(
+            f"{path} was trained {'with' if state['average'] else 'without'} optim.ema_decay; keep it so to resume"
+        )
+    try:
+        stage.module.load_state_dict(state["module"])
+        optimizer.load_state_dict(state["optimizer"])
+        if average:
+            average.load_state_dict(state["average"])
+    except (RuntimeError, ValueError) as error:
+        first_lines = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} does not fit this configuration (channels, widths): {first_lines}") from None
+    torch.set_rng_state(state["torch_rng"])
+    vars(progress).update(state["progress"])

@@ -1,0 +1,40 @@
+"""Half precision where the hardware has it: bfloat16 autocast on GPUs and on CPUs with bf16 instructions."""
+
+from pathlib import Path
+
+import torch
+
+CPU_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}  # as Linux names them, the last one on Arm
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The autocast type of a name.
+
+    Args:
+        name: "float32", "bfloat16", or "auto": bfloat16 where the device has instructions for it, float32 elsewhere
+            (bfloat16 without them runs, ten times slower than float32).
+        device: where the network runs.
+    """
+    if name == "auto":
+        has_bfloat16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bfloat16()
+        return torch.bfloat16 if has_bfloat16 else torch.float32
+    if name not in ("float32", "bfloat16"):
+        raise ValueError(f"precision must be auto, float32 or bfloat16, got '{name}'")
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Autocast to `dtype` on `device`; does nothing for float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware; False where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return False
+    flags = next(
+        (line.split(":", 1)[1].split() for line in lines if line.lower().startswith(("flags", "features"))), []
+    )
+    return bool(CPU_BF16_FLAGS & set(flags))

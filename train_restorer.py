@@ -1,0 +1,194 @@
+"""Stage 2: train a restoration network around a frozen quality encoder (Sec. 3.2 and 3.3 of the paper).
+
+    python train_restorer.py --config configs/restorer/paper_gray.yaml --encoder runs/cqe_paper_gray/encoder.safetensors
+    torchrun --standalone --nproc_per_node=2 train_restorer.py --config configs/restorer/paper_gray.yaml --encoder ...
+
+Writes `restorer.safetensors` (network and encoder, the best by PSNR on the validation images) into the run's folder.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cqe.published import load_encoder
+from data.color import luma, to_image, to_tensor
+from data.datasets import DataConfig, RestorationPatches, expand_qualities, open_training_stores
+from data.jpeg import compress
+from data.loaders import build_loader, data_root
+from data.splits import refuse_other_split
+from data.store import PixelStore, open_store
+from engine.config import OptimConfig, TrainerConfig, parse_config
+from engine.distributed import Process, process_group
+from engine.errors import user_errors
+from engine.logging import RunLog
+from engine.loop import Stage, train
+from evaluation.metrics import score
+from losses.reconstruction import reconstruction_loss
+from restoration.networks import NetworkConfig, build_restorer
+from restoration.published import save_restorer
+from restoration.restorer import Restorer
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """MAE + weighted FFT loss, Eq. 8-10.
+
+    Args:
+        fft_weight: lambda of Eq. 10, >= 0.
+        fft_norm: scaling of the transform as torch.fft names it; "backward", none, is the paper's.
+    """
+
+    fft_weight: float = 0.1
+    fft_norm: Literal["backward", "ortho", "forward"] = "backward"
+
+    def __post_init__(self) -> None:
+        if self.fft_weight < 0:
+            raise ValueError(f"loss.fft_weight must be 0 or more, got {self.fft_weight}")
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """How the network is measured while it trains, on whole images.
+
+    Args:
+        qualities: as data.qualities.
+        num_images: how many of the validation images, the first by name; null: all.
+        num_pictures: how many strips of input, output and truth go to TensorBoard.
+    """
+
+    qualities: list[int | str] = field(default_factory=lambda: [10, 20, 30, 40])
+    num_images: int | None = 20
+    num_pictures: int = 2
+
+    def __post_init__(self) -> None:
+        expand_qualities(self.qualities)
+        if self.num_images is not None and self.num_images < 1:
+            raise ValueError(f"validation.num_images must be at least 1 or null, got {self.num_images}")
+
+
+@dataclass(frozen=True)
+class RestorerConfig:
+    """Stage 2.
+
+    Args:
+        encoder: weight file of the quality encoder, `encoder.safetensors` of a stage 1 run.
+        trainer: how long, where, what is written.
+        network: which restoration network.
+        data: training patches.
+        loss: reconstruction loss.
+        optim: optimiser and schedule.
+        validation: measurement on the way.
+    """
+
+    encoder: str
+    trainer: TrainerConfig
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+
+
+class RestorationObjective(nn.Module):
+    """The network and its loss in one module, so that DDP sees one forward pass."""
+
+    def __init__(self, restorer: Restorer, loss: LossConfig) -> None:
+        super().__init__()
+        self.restorer = restorer
+        self.loss = loss
+
+    def forward(self, degraded: Tensor, clean: Tensor) -> dict[str, Tensor]:
+        """Named losses of a batch: (N, C, H, W) in [0, 1] each."""
+        restored = self.restorer(degraded)
+        return reconstruction_loss(restored, clean, fft_weight=self.loss.fft_weight, fft_norm=self.loss.fft_norm)
+
+
+class RestorerStage(Stage):
+    """The restoration network; its encoder is frozen inside it."""
+
+    name = "restorer"
+    best_metric = "psnr"
+    weights_name = "restorer.safetensors"
+
+    def __init__(self, config: RestorerConfig, validation_images: Sequence[np.ndarray]) -> None:
+        encoder = load_encoder(config.encoder, channels=config.data.channels)
+        self.config = config
+        self.kept = build_restorer(config.network, encoder, config.data.channels)
+        self.module = RestorationObjective(self.kept, config.loss)
+        self.validation_images = validation_images
+
+    def inputs(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        return batch["degraded"].float() / 255, batch["clean"].float() / 255
+
+    @torch.no_grad()
+    def validate(self, kept: nn.Module, log: RunLog, step: int) -> dict[str, float]:
+        """Mean PSNR, SSIM and PSNR-B, over all qualities and (PSNR) for each."""
+        device = next(kept.parameters()).device
+        scores: list[dict[str, float]] = []
+        by_quality: dict[str, float] = {}
+        for quality in expand_qualities(self.config.validation.qualities):
+            scores_of_quality = []
+            for index, clean in enumerate(self.validation_images):
+                degraded = compress(clean, quality)
+                output = kept(to_tensor(degraded)[None].to(device))[0]
+                restored = to_image(output)
+                scores_of_quality.append(score(restored, clean))
+                if index < self.config.validation.num_pictures:
+                    strip = torch.cat([to_tensor(image) for image in (degraded, restored, clean)], dim=2)  # (C, H, 3W)
+                    log.picture(f"quality_{quality}/{index}: input, output, truth", strip, step)
+            by_quality[f"psnr_q{quality}"] = float(np.mean([scores["psnr"] for scores in scores_of_quality]))
+            scores += scores_of_quality
+        means = {name: float(np.mean([one[name] for one in scores])) for name in ("psnr", "ssim", "psnrb")}
+        return means | by_quality
+
+    def publish(self, kept: nn.Module, path: Path) -> None:
+        save_restorer(kept, self.config.network, path)
+
+
+def open_validation_images(config: RestorerConfig) -> list[np.ndarray]:
+    """The first validation images, luma or RGB; refuses images of another BSDS500 split than val."""
+    folder = data_root(config.data.root) / config.data.val
+    store: PixelStore = open_store(folder, config.data.pack_dir).first(config.validation.num_images)
+    refuse_other_split([folder / name for name in store.names], "val")
+    images = [store[index] for index in range(len(store))]
+    return images if config.data.channels == 3 else [luma(image) for image in images]
+
+
+def run(config: RestorerConfig, process: Process) -> dict[str, float]:
+    """Train the network; returns the last validation's metrics."""
+    torch.manual_seed(config.trainer.seed)
+    stage = RestorerStage(config, open_validation_images(config))
+    stores = open_training_stores(config.data, data_root(config.data.root))
+    dataset = RestorationPatches(stores, config.data, seed=config.trainer.seed)
+    placed = {"rank": process.rank, "world_size": process.world_size}
+
+    def make_loader(first_step: int, last_step: int):
+        pin_memory = process.device.type == "cuda"
+        return build_loader(dataset, first_step=first_step, last_step=last_step, pin_memory=pin_memory, **placed)
+
+    return train(
+        stage,
+        make_loader,
+        steps_per_epoch=len(dataset) // config.data.batch_size,
+        batch_size=config.data.batch_size,
+        config=config,
+        optim=config.optim,
+        trainer=config.trainer,
+        process=process,
+    )
+
+
+def main() -> None:
+    with user_errors("train_restorer.py"):
+        config = parse_config(RestorerConfig, description="Stage 2: train a restoration network.")
+        with process_group(config.trainer.device) as process:
+            run(config, process)
+
+
+if __name__ == "__main__":
+    main()
