@@ -95,7 +95,9 @@ def _description(metadata: Mapping[str, str]) -> dict[str, Any] | None:
         description = json.loads(metadata.get(METADATA_KEY, "null"))
     except json.JSONDecodeError:
         return None
-    is_ours = isinstance(description, dict) and description.get("kind") in _WITH_ARTICLE and "architecture" in description
+    is_ours = (
+        isinstance(description, dict) and description.get("kind") in _WITH_ARTICLE and "architecture" in description
+    )
     return description if is_ours else None
 
 

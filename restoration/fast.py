@@ -4,7 +4,8 @@ The paper's network blows E1..E3 up to full size and works there, at 570 GMAC fo
 at half size (2x2 pixels become channels, losslessly), goes down to 1/8, and on the way up meets E3, E2' and E1' at the
 scales at which the encoder made them, each in an invertible module (Eq. 5-7).
 
-There is no global pooling and no normalisation: a pixel depends on a bounded neighbourhood, so tiles equal the whole.
+There is no global pooling and no normalisation: a pixel depends on a bounded neighbourhood, so overlapping tiles match
+the whole image to a fraction of a grey level.
 """
 
 from collections.abc import Sequence

@@ -53,6 +53,16 @@ def save_restorer(restorer: Restorer, config: NetworkConfig, path: str | Path, *
     save_weights(path, restorer.state_dict(), kind="restorer", architecture=architecture, is_half=is_half)
 
 
+def store_half(source: str | Path, target: str | Path) -> None:
+    """Write a network's weight file again with float16 numbers, half the size.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_restorer` for a `.safetensors` file.
+    """
+    tensors, architecture = read_weights(source, kind="restorer")
+    save_weights(target, tensors, kind="restorer", architecture=architecture, is_half=True)
+
+
 def _find(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if path.is_file():

@@ -1,0 +1,1 @@
+"""Measuring: metrics, the benchmarks' protocols, tables beside the paper's rows."""
