@@ -16,10 +16,8 @@ from torch import Tensor, nn
 from cqe.encoder import QualityEncoder
 from cqe.moco import MomentumContrast
 from cqe.published import save_encoder
-from data.datasets import ContrastivePatches, DataConfig, expand_qualities, open_training_stores
+from data.datasets import ContrastivePatches, DataConfig, expand_qualities, open_training_stores, open_validation_store
 from data.loaders import build_loader, data_root
-from data.splits import refuse_other_split
-from data.store import open_store
 from engine.config import OptimConfig, TrainerConfig, parse_config
 from engine.distributed import Process, gather_rows, process_group
 from engine.errors import user_errors
@@ -81,6 +79,13 @@ class ValidationConfig:
     crop_size_px: int = 128
     num_images: int | None = None
     qualities: list[int | str] = field(default_factory=lambda: ["10..90:10"])
+
+    def __post_init__(self) -> None:
+        if self.crop_size_px < 1:
+            raise ValueError(f"validation.crop_size_px must be at least 1, got {self.crop_size_px}")
+        if self.num_images is not None and self.num_images < 2:
+            raise ValueError(f"validation.num_images must be at least 2 (neighbours) or null, got {self.num_images}")
+        expand_qualities(self.qualities)
 
 
 @dataclass(frozen=True)
@@ -145,12 +150,10 @@ class EncoderStage(Stage):
 
 
 def validation_crops(config: CqeConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """Crops of the validation images, their qualities and image indices; refuses images of another BSDS500 split."""
-    folder = data_root(config.data.root) / config.data.val
-    store = open_store(folder, config.data.pack_dir)
-    refuse_other_split([folder / name for name in store.names], "val")
+    """Crops of the validation images, their qualities and image indices."""
+    root, num_images = data_root(config.data.root), config.validation.num_images
     return quality_crops(
-        store.first(config.validation.num_images),
+        open_validation_store(config.data, root, num_images=num_images),
         expand_qualities(config.validation.qualities),
         channels=config.data.channels,
         crop_size_px=config.validation.crop_size_px,

@@ -17,11 +17,9 @@ from torch import Tensor, nn
 
 from cqe.published import load_encoder
 from data.color import luma, to_image, to_tensor
-from data.datasets import DataConfig, RestorationPatches, expand_qualities, open_training_stores
+from data.datasets import DataConfig, RestorationPatches, expand_qualities, open_training_stores, open_validation_store
 from data.jpeg import compress
 from data.loaders import build_loader, data_root
-from data.splits import refuse_other_split
-from data.store import PixelStore, open_store
 from engine.config import OptimConfig, TrainerConfig, parse_config
 from engine.distributed import Process, process_group
 from engine.errors import user_errors
@@ -151,10 +149,9 @@ class RestorerStage(Stage):
 
 
 def open_validation_images(config: RestorerConfig) -> list[np.ndarray]:
-    """The first validation images, luma or RGB; refuses images of another BSDS500 split than val."""
-    folder = data_root(config.data.root) / config.data.val
-    store: PixelStore = open_store(folder, config.data.pack_dir).first(config.validation.num_images)
-    refuse_other_split([folder / name for name in store.names], "val")
+    """The first validation images, luma or RGB."""
+    root, num_images = data_root(config.data.root), config.validation.num_images
+    store = open_validation_store(config.data, root, num_images=num_images)
     images = [store[index] for index in range(len(store))]
     return images if config.data.channels == 3 else [luma(image) for image in images]
 

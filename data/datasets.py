@@ -3,6 +3,7 @@
 Every sample is a pure function of (seed, epoch, index): any number of workers, ranks or restarts gives the same stream.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch.utils.data import Dataset
 
 from data.augment import NUM_SYMMETRIES, symmetry
 from data.color import luma
+from data.images import list_images
 from data.jpeg import LUMA_UNIT_PX, Box, compress, surroundings
 from data.splits import refuse_other_split
 from data.store import DEFAULT_PACK_DIR, PixelStore, open_store
@@ -73,18 +75,18 @@ def expand_qualities(spec: Sequence[int | str]) -> list[int]:
     """
     qualities: list[int] = []
     for entry in spec:
-        first, _, rest = str(entry).partition("..")
-        last, _, step = rest.partition(":")
-        try:
-            numbers = range(int(first), int(last or first) + 1, int(step or 1))
-        except ValueError:
-            numbers = range(0)
+        match = _QUALITY_RANGE.fullmatch(str(entry))
+        first, last, step = match.groups() if match else ("0", None, None)
+        numbers = range(int(first), int(last or first) + 1, int(step or 1))
         if not numbers or numbers[0] < 1 or numbers[-1] > 100:
             raise ValueError(f"data.qualities: '{entry}' is no quality within 1..100 and no range such as '10..90:10'")
         qualities.extend(numbers)
     if not qualities:
         raise ValueError("data.qualities is empty; name at least one quality within 1..100")
     return qualities
+
+
+_QUALITY_RANGE = re.compile(r"(\d+)(?:\.\.(\d+)(?::([1-9]\d*))?)?")  # 10, 10..90 or 10..90:5
 
 
 class Patches(Dataset):
@@ -180,10 +182,21 @@ def open_training_stores(config: DataConfig, root: Path) -> list[PixelStore]:
         FileNotFoundError: if a folder is missing.
         ValueError: if a folder is empty, holds a broken image, or images of BSDS500's val or test split.
     """
-    stores = [open_store(root / folder, config.pack_dir) for folder in config.train]
-    for folder, store in zip(config.train, stores, strict=True):
-        refuse_other_split([root / folder / name for name in store.names], "train")
-    return stores
+    folders = [root / folder for folder in config.train]
+    for folder in folders:
+        refuse_other_split(list_images(folder), "train")
+    return [open_store(folder, config.pack_dir) for folder in folders]
+
+
+def open_validation_store(config: DataConfig, root: Path, *, num_images: int | None = None) -> PixelStore:
+    """The pack of `config.val` under `root`, its first images; refuses BSDS500 images that are not of the val split.
+
+    Raises:
+        FileNotFoundError, ValueError: as `open_training_stores`.
+    """
+    folder = root / config.val
+    refuse_other_split(list_images(folder), "val")
+    return open_store(folder, config.pack_dir).first(num_images)
 
 
 def _planes(image: np.ndarray) -> Tensor:

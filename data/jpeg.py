@@ -66,7 +66,7 @@ def surroundings(box: Box, shape: tuple[int, ...]) -> Box:
         shape: the image's shape, (H, W) for luma or (H, W, 3) for colour.
 
     Returns:
-        The smallest aligned box: to 8 pixels for luma; to 16 for colour, and one unit more on each side for the chroma
+        An aligned box: to 8 pixels for luma; to 16 for colour, and one unit more on each side for the chroma
         upsampling. Clipped at the image's edge, where the coder pads just as it would for the whole image.
     """
     unit, margin = (COLOR_UNIT_PX, COLOR_UNIT_PX) if len(shape) == 3 else (LUMA_UNIT_PX, 0)

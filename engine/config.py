@@ -9,6 +9,7 @@ import difflib
 import sys
 import typing
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -119,7 +120,11 @@ def parse_config(
         part for word in arguments for part in (["--trainer.resume", "true"] if word == "--resume" else [word])
     ]
     parser = jsonargparse.ArgumentParser(
-        prog=Path(sys.argv[0]).name, description=description, exit_on_error=False, default_env=False, allow_abbrev=False
+        prog=Path(sys.argv[0]).name,
+        description=f"{description} --resume, short for --trainer.resume true, goes on from the run's checkpoint.",
+        exit_on_error=False,
+        default_env=False,
+        allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the sections below")
     parser.add_class_arguments(config_class)
@@ -184,7 +189,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 
 def _config_files(arguments: Sequence[str]) -> Iterator[str]:
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for word, following in pairwise([*arguments, ""]):
         if word == "--config" and following:
             yield following
         elif word.startswith("--config="):

@@ -56,23 +56,21 @@ def knn_quality(
         representations: (N, D), rows of unit length.
         qualities: (N,) labels.
         images: (N,) which image each row is of; neighbours of the same image do not count.
-        num_neighbours: how many vote; ties go to the lower quality.
+        num_neighbours: how many vote, fewer where the other images have no more rows; ties go to the lower quality.
 
     Returns:
         "knn_accuracy": share of rows whose neighbours' most frequent quality is theirs.
         "knn_mae": mean absolute difference of the neighbours' mean quality and theirs, in quality points.
 
     Raises:
-        ValueError: if a row has fewer than `num_neighbours` rows of other images.
+        ValueError: if all rows are of one image.
     """
     is_same_image = images[:, None] == images[None, :]  # (N, N)
-    if (num_others := int((~is_same_image).sum(dim=1).min())) < num_neighbours:
-        raise ValueError(
-            f"{num_neighbours} neighbours are needed, but a crop has only {num_others} of other images; "
-            f"validate on more images or qualities"
-        )
+    num_others = int((~is_same_image).sum(dim=1).min())
+    if num_others == 0:
+        raise ValueError("neighbours must be of other images, but all crops are of one: validate on two images or more")
     similarity = (representations @ representations.T).masked_fill(is_same_image, -torch.inf)  # (N, N)
-    nearest = qualities[similarity.topk(num_neighbours, dim=1).indices]  # (N, num_neighbours)
+    nearest = qualities[similarity.topk(min(num_neighbours, num_others), dim=1).indices]  # (N, voters)
     voted = nearest.mode(dim=1).values
     return {
         "knn_accuracy": (voted == qualities).float().mean().item(),

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -405,8 +406,5 @@ def test_the_traceback_is_shown_on_request(tmp_path: Path, root: Path, monkeypat
 
 
 @pytest.mark.parametrize("name", ["classic5", "live1"])
-def test_real_benchmarks_have_the_known_pixels(name: str, root: Path) -> None:
-    source = Path(os.environ.get("DATA_ROOT", "datasets")) / name
-    if not source.is_dir():
-        pytest.skip(f"{name} is not in DATA_ROOT")
-    assert prepare(name, source, root=root, link=True).notes == []
+def test_real_benchmarks_have_the_known_pixels(data_root: Callable[[str], Path], name: str, root: Path) -> None:
+    assert prepare(name, data_root(name) / name, root=root, link=True).notes == []

@@ -1,7 +1,7 @@
 """The protocols: ground truth, degradation, scores, and the paper's JPEG rows where the benchmarks are at hand."""
 
 import math
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,8 @@ from evaluation import protocols
 from evaluation.metrics import METRICS, psnrb, score
 from evaluation.protocols import SET_FOLDERS, evaluate, open_sets, read_clean, restored_by, restored_in
 from evaluation.tables import agrees, paper_table
+
+DataRoot = Callable[[str], Path]
 
 
 def identity(image: np.ndarray) -> np.ndarray:
@@ -32,13 +34,6 @@ def save_random(path: Path, *shape: int, seed: int = 0) -> np.ndarray:
     return image
 
 
-def benchmark_root(set_name: str) -> str:
-    root = os.environ.get("DATA_ROOT", "")
-    if not root or not (Path(root) / SET_FOLDERS[set_name]).is_dir():
-        pytest.skip(f"needs the {set_name} images under DATA_ROOT")
-    return root
-
-
 # Which rows are checked is a matter of time: the command line checks them all (README).
 @pytest.mark.parametrize(
     ("number", "set_name", "qualities"),
@@ -50,8 +45,10 @@ def benchmark_root(set_name: str) -> str:
         (3, "live1", [10, 40]),
     ],
 )
-def test_jpeg_rows_equal_the_papers_to_the_printed_digit(number: int, set_name: str, qualities: list[int]) -> None:
-    sets = open_sets([set_name], benchmark_root(set_name))
+def test_jpeg_rows_equal_the_papers_to_the_printed_digit(
+    data_root: DataRoot, number: int, set_name: str, qualities: list[int]
+) -> None:
+    sets = open_sets([set_name], data_root(SET_FOLDERS[set_name]))
     table = paper_table(number)
     result = evaluate(restored_by(identity), sets, qualities, table["channels"], method="jpeg")
     for quality in qualities:
@@ -70,16 +67,18 @@ def test_jpeg_rows_equal_the_papers_to_the_printed_digit(number: int, set_name: 
         ("classic5", (27.821, 0.7595, 25.209)),
     ],
 )
-def test_luma_jpeg_at_quality_10_to_more_decimals(set_name: str, row: tuple[float, float, float]) -> None:
-    sets = open_sets([set_name], benchmark_root(set_name))
+def test_luma_jpeg_at_quality_10_to_more_decimals(
+    data_root: DataRoot, set_name: str, row: tuple[float, float, float]
+) -> None:
+    sets = open_sets([set_name], data_root(SET_FOLDERS[set_name]))
     measured = evaluate(restored_by(identity), sets, [10], "gray", method="jpeg")["results"][set_name]["10"]
     decimals = 4 if set_name == "bsds500" else 3
     assert (round(measured["psnr"], decimals), round(measured["psnrb"], decimals)) == (row[0], row[2])
     assert round(measured["ssim"], 4) == row[1]
 
 
-def test_colour_psnrb_depends_on_the_channel_order() -> None:
-    ((_, paths),) = open_sets(["live1"], benchmark_root("live1"))
+def test_colour_psnrb_depends_on_the_channel_order(data_root: DataRoot) -> None:
+    ((_, paths),) = open_sets(["live1"], data_root(SET_FOLDERS["live1"]))
     clean = [read_clean(path, "color") for path in paths]
     degraded = [compress(image, 10) for image in clean]
     for order, expected in (("published", 24.2039), ("right", 24.2006)):

@@ -14,11 +14,6 @@ from restoration.tiling import ALIGNMENT_PX, OVERLAP_PX, TILE_PX, _cut, restore_
 TILE = 128  # a small tile, so that small images are cut
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 class Local(nn.Module):
     """A 5x5 convolution: each pixel depends on two pixels around it. Remembers the sizes it was given."""
 
