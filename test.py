@@ -15,6 +15,7 @@ import numpy as np
 import PIL
 import skimage
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from data.loaders import data_root
 from engine.distributed import choose_device
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     parser = OneLineParser(prog="test.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     subcommands = parser.add_subparsers(title="subcommands", metavar="SUBCOMMAND", required=True)
-    for add in (add_evaluate, add_table, add_restore, add_publish):
+    for add in (add_evaluate, add_table, add_restore, add_describe, add_publish):
         add(subcommands)
     options = parser.parse_args(arguments)
     with user_errors("test.py"):
@@ -106,6 +107,13 @@ def add_restore(subcommands: argparse._SubParsersAction) -> None:
     add_device_options(parser, precision="auto")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist (inputs never are)")
     parser.set_defaults(run=run_restore)
+
+
+def add_describe(subcommands: argparse._SubParsersAction) -> None:
+    """`describe`: what a weight file holds and what it costs."""
+    parser = subcommands.add_parser("describe", help="a network's kind, parameters and arithmetic at 256x256")
+    parser.add_argument("--weights", required=True, metavar="NAME", help="name of published weights, or weight file")
+    parser.set_defaults(run=run_describe)
 
 
 def add_publish(subcommands: argparse._SubParsersAction) -> None:
@@ -183,6 +191,18 @@ def run_restore(options: argparse.Namespace) -> None:
         failures = restore_files(restorer, jobs, tile_px=options.tile)
     if failures:
         raise ValueError(f"{len(failures)} of {len(jobs)} photos not restored: {'; '.join(failures)}")
+
+
+def run_describe(options: argparse.Namespace) -> None:
+    restorer = load_restorer(options.weights)
+    num_parameters = sum(parameter.numel() for parameter in restorer.parameters())
+    num_frozen = sum(parameter.numel() for parameter in restorer.encoder.parameters())
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        restorer(torch.zeros(1, restorer.channels, 256, 256))
+    gmac = counter.get_total_flops() / 2e9  # two operations to a multiply-accumulate
+    print(f"{type(restorer).__name__}, {restorer.channels} channel(s)")
+    print(f"{num_parameters / 1e6:.2f} M parameters, {num_frozen / 1e6:.2f} M of them the encoder's")
+    print(f"{gmac:.2f} GMAC at 256x256")
 
 
 def run_publish(options: argparse.Namespace) -> None:
