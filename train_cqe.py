@@ -39,8 +39,9 @@ class EncoderConfig:
     remove_local_mean: bool = False
 
     def __post_init__(self) -> None:
-        if self.width < 1:
-            raise ValueError(f"encoder.width must be at least 1, got {self.width}")
+        # Below 8 channels, oneDNN's strided 1x1 convolution (torch 2.15, AVX2, channels last) writes past its memory.
+        if self.width < 8:
+            raise ValueError(f"encoder.width must be at least 8, got {self.width}")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from torch.utils.data import DataLoader, Sampler
 
 from data.datasets import Patches
@@ -68,4 +69,10 @@ def build_loader(
         first_step=first_step,
         last_step=last_step,
     )
-    return DataLoader(dataset, batch_sampler=sampler, num_workers=config.num_workers, pin_memory=pin_memory)
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=config.num_workers,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # its own: a resumed run must not draw a second time from the global one
+    )

@@ -306,7 +306,7 @@ def _stop_unless_finite(losses: Mapping[str, Tensor], gradient_norm: Tensor, ste
     for name, value in [*losses.items(), ("gradient norm", gradient_norm)]:
         if not torch.isfinite(value):
             raise FloatingPointError(
-                f"{name} is {float(value)} at step {step}: stopped before the update, the last checkpoint is unharmed; "
+                f"{name} is {value.item()} at step {step}: stopped before the update, the last checkpoint is unharmed; "
                 f"lower optim.lr, set optim.grad_clip_norm, or use trainer.precision float32"
             )
 

@@ -1,0 +1,309 @@
+"""The training loop, on a stage so small that every number can be worked out beside it."""
+
+import logging
+import math
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from engine.checkpoint import load_checkpoint
+from engine.config import OptimConfig, TrainerConfig
+from engine.distributed import Process
+from engine.loop import CHECKPOINT_NAME, Progress, Stage, learning_rate, prepare_run_dir, train
+
+ALONE = Process(0, 1, torch.device("cpu"))
+NUM_STEPS = 6
+
+
+@dataclass(frozen=True)
+class Config:
+    trainer: TrainerConfig
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+
+class Line(nn.Module):
+    """One weight w, with the loss mean((w x - y)^2) and a second term that is only watched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x: Tensor, y: Tensor, z: Tensor) -> dict[str, Tensor]:
+        return {"total": (self.weight * x - y).square().mean(), "watched": z.mean()}
+
+
+class LineStage(Stage):
+    name = "line"
+    best_metric = "score"
+    weights_name = "line.txt"
+
+    def __init__(self, scores: tuple[float, ...] = ()) -> None:
+        self.module = self.kept = Line()
+        self.scores = list(scores)
+        self.validated: list[tuple[int, float, bool]] = []
+
+    def inputs(self, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        return batch["x"], batch["y"], batch["z"]
+
+    def validate(self, kept: nn.Module, log: object, step: int) -> dict[str, float]:
+        self.validated.append((step, kept.weight.item(), kept.training))
+        return {"score": self.scores.pop(0) if self.scores else float(step)}
+
+    def publish(self, kept: nn.Module, path: Path) -> None:
+        path.write_text(repr(kept.weight.item()))
+
+
+class Batches:
+    """Batches that depend on the step alone; remembers the weight before each step; may spoil one or end the run."""
+
+    def __init__(self, stage: LineStage, *, spoil: dict[int, str] | None = None, stop_at: int | None = None) -> None:
+        self.stage, self.spoil, self.stop_at = stage, spoil or {}, stop_at
+        self.weights: list[float] = []
+
+    def __call__(self, first_step: int, last_step: int) -> Iterator[dict[str, Tensor]]:
+        for step in range(first_step, last_step):
+            self.weights.append(self.stage.module.weight.item())
+            generator = torch.Generator().manual_seed(step)
+            batch = {name: torch.rand(4, 1, 1, 1, generator=generator) for name in ("x", "y", "z")}
+            if step in self.spoil:
+                batch[self.spoil[step]][1] = math.inf
+            if step == self.stop_at:
+                signal.raise_signal(signal.SIGTERM)
+            yield batch
+
+
+def run(
+    tmp_path: Path, stage: LineStage, batches: Batches | None = None, *, optim: dict | None = None, **trainer
+) -> dict[str, float]:
+    settings = {"run_dir": str(tmp_path / "run"), "max_steps": NUM_STEPS, "device": "cpu", "precision": "float32"}
+    config = Config(TrainerConfig(**settings | trainer), OptimConfig(**optim or {}))
+    return train(
+        stage,
+        batches or Batches(stage),
+        steps_per_epoch=3,
+        batch_size=4,
+        config=config,
+        optim=config.optim,
+        trainer=config.trainer,
+        process=ALONE,
+    )
+
+
+def saved(tmp_path: Path) -> dict:
+    return load_checkpoint(tmp_path / "run" / CHECKPOINT_NAME, stage="line")
+
+
+def test_learning_rate_rises_linearly_and_falls_as_a_cosine() -> None:
+    config = OptimConfig(lr=2.0, lr_warmup_steps=3, final_lr_ratio=0.25)
+    assert [learning_rate(config, step, 0.0) for step in range(5)] == [0.5, 1.0, 1.5, 2.0, 2.0]
+    assert learning_rate(config, 100, 0.0) == pytest.approx(2.0)
+    assert learning_rate(config, 100, 0.5) == pytest.approx(2.0 * (0.25 + 0.75 / 2))
+    assert learning_rate(config, 100, 1.0) == pytest.approx(2.0 * 0.25)
+    constant = OptimConfig(lr=2.0, schedule="constant", lr_warmup_steps=1)
+    assert [learning_rate(constant, step, step / 4) for step in range(4)] == [1.0, 2.0, 2.0, 2.0]
+
+
+def test_the_share_done_is_of_steps_or_of_time_whichever_is_further() -> None:
+    progress = Progress(step=25, elapsed_seconds=30.0)
+    assert progress.share(100, None) == 0.25
+    assert progress.share(100, 1.0) == 0.5
+    assert progress.share(100, 10.0) == 0.25
+    assert progress.share(10, None) == 1.0
+
+
+def test_steps_are_adam_with_the_scheduled_rate(tmp_path: Path) -> None:
+    stage = LineStage()
+    batches = Batches(stage)
+    optim = {"lr": 0.1, "lr_warmup_steps": 2, "betas": (0.5, 0.75), "final_lr_ratio": 0.5}
+    run(tmp_path, stage, batches, optim=optim)
+    # Adam as its authors print it, in float64.
+    weight, first, second = 0.5, 0.0, 0.0
+    for step in range(NUM_STEPS):
+        assert batches.weights[step] == pytest.approx(weight, abs=1e-6)
+        generator = torch.Generator().manual_seed(step)
+        x, y = (torch.rand(4, generator=generator).double() for _ in range(2))
+        gradient = (2 * (weight * x - y) * x).mean().item()
+        first, second = 0.5 * first + 0.5 * gradient, 0.75 * second + 0.25 * gradient**2
+        rate = learning_rate(OptimConfig(**optim), step, step / NUM_STEPS)
+        weight -= rate * first / (1 - 0.5 ** (step + 1)) / (math.sqrt(second / (1 - 0.75 ** (step + 1))) + 1e-8)
+    assert stage.module.weight.item() == pytest.approx(weight, abs=1e-6)
+
+
+def test_epochs_decide_where_max_steps_does_not(tmp_path: Path) -> None:
+    run(tmp_path, LineStage(), max_steps=None, epochs=3)
+    assert saved(tmp_path)["progress"]["step"] == 9  # three steps an epoch
+
+
+def test_a_time_limit_ends_the_run_validated_and_saved(tmp_path: Path) -> None:
+    stage = LineStage()
+    run(tmp_path, stage, max_minutes=1e-9)  # over after any step
+    assert saved(tmp_path)["progress"]["step"] == 1
+    assert [step for step, *_ in stage.validated] == [1]
+
+
+def test_the_learning_rate_follows_the_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter(range(1000))  # every look at the clock is a second later
+    monkeypatch.setattr("engine.loop.time.perf_counter", lambda: float(next(seconds)))
+    rates = []
+    monkeypatch.setattr(
+        "engine.loop.learning_rate", lambda config, step, share: rates.append((step, share)) or config.lr
+    )
+    run(tmp_path, LineStage(), max_minutes=0.1)
+    # A step takes a second, and the wait for its batch another; of 6 seconds, that is a third a step.
+    assert rates == [(0, 0.0), (1, pytest.approx(1 / 3)), (2, pytest.approx(2 / 3))]
+    assert saved(tmp_path)["progress"]["step"] == 3
+
+
+def test_validation_sees_eval_mode_and_happens_on_time_and_at_the_end(tmp_path: Path) -> None:
+    stage = LineStage()
+    metrics = run(tmp_path, stage, validate_every_steps=4)
+    assert [(step, training) for step, _, training in stage.validated] == [(4, False), (6, False)]
+    assert metrics == {"score": 6.0} and stage.module.training
+
+
+def test_the_best_weights_are_published_and_the_best_score_survives_a_restart(tmp_path: Path) -> None:
+    stage = LineStage(scores=(1.0, 3.0, 2.0))
+    run(tmp_path, stage, validate_every_steps=2)
+    weights = {step: weight for step, weight, _ in stage.validated}
+    published = tmp_path / "run" / "line.txt"
+    assert float(published.read_text()) == weights[4] and saved(tmp_path)["progress"]["best"] == 3.0
+    run(tmp_path, LineStage(scores=(2.5,)), max_steps=8, resume=True)
+    assert float(published.read_text()) == weights[4]
+    resumed = LineStage(scores=(3.5,))
+    run(tmp_path, resumed, max_steps=9, resume=True)
+    assert float(published.read_text()) == resumed.module.weight.item()
+
+
+def test_the_averaged_weights_are_validated_and_published(tmp_path: Path) -> None:
+    stage = LineStage()
+    batches = Batches(stage)
+    run(tmp_path, stage, batches, optim={"lr": 0.1, "ema_decay": 0.25})
+    averaged = batches.weights[0]
+    for index, weight in enumerate([*batches.weights[1:], stage.module.weight.item()], start=1):
+        decay = min(0.25, (1 + index) / (10 + index))
+        averaged = decay * averaged + (1 - decay) * weight
+    published = float((tmp_path / "run" / "line.txt").read_text())
+    assert published == pytest.approx(averaged, abs=1e-6)  # float32 against float64
+    assert published != pytest.approx(stage.module.weight.item(), abs=1e-4)
+    assert stage.validated[-1][1] == published
+
+
+@pytest.mark.parametrize(("clip", "expected"), [(None, None), (0.01, 0.01), (1e6, None)])
+def test_gradients_are_clipped_to_the_norm(tmp_path: Path, clip: float | None, expected: float | None) -> None:
+    stage = LineStage()
+    run(tmp_path, stage, optim={"grad_clip_norm": clip}, max_steps=1)
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.rand(4, generator=generator) for _ in range(2))
+    unclipped = (2 * (0.5 * x - y) * x).mean().item()
+    # The gradient of the last step is still there. clip_grad_norm_ adds 1e-6 to the norm that it divides by.
+    assert abs(stage.module.weight.grad.item()) == pytest.approx(expected or abs(unclipped), rel=1e-4)
+
+
+@pytest.mark.parametrize(("spoiled", "term"), [("x", "total"), ("y", "total")])
+def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path, spoiled: str, term: str) -> None:
+    stage = LineStage()
+    batches = Batches(stage, spoil={3: spoiled})
+    with pytest.raises(
+        FloatingPointError, match=f"^{term} is (inf|nan) at step 3: stopped before the update"
+    ) as caught:
+        run(tmp_path, stage, batches, save_every_steps=2)
+    assert "\n" not in str(caught.value) and "optim.lr" in str(caught.value)
+    assert stage.module.weight.item() == batches.weights[3]
+    assert saved(tmp_path)["progress"]["step"] == 2
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
+    class Root(Line):
+        def forward(self, x: Tensor, y: Tensor, z: Tensor) -> dict[str, Tensor]:
+            return {"total": (self.weight - self.weight.detach()).sqrt()}  # 0, but its slope is not finite
+
+    stage = LineStage()
+    stage.module = stage.kept = Root()
+    with pytest.raises(FloatingPointError, match="^gradient norm is (inf|nan) at step 0"):
+        run(tmp_path, stage)
+    assert stage.module.weight.item() == 0.5
+
+
+def test_a_failed_run_takes_its_log_handlers_along(tmp_path: Path) -> None:
+    before = list(logging.getLogger().handlers)
+    stage = LineStage()
+    with pytest.raises(FloatingPointError):
+        run(tmp_path, stage, Batches(stage, spoil={0: "x"}))
+    assert logging.getLogger().handlers == before
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("stop_at", [1, 4])
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stop_at: int) -> None:
+    optim = {"lr": 0.1, "lr_warmup_steps": 2, "ema_decay": 0.5}
+    run(tmp_path / "whole", LineStage(), optim=optim, validate_every_steps=2)
+    stage = LineStage()
+    assert run(tmp_path / "parts", stage, Batches(stage, stop_at=stop_at), optim=optim, validate_every_steps=2) in (
+        {},
+        {"score": 4.0},
+    )
+    assert saved(tmp_path / "parts")["progress"]["step"] == stop_at
+    run(tmp_path / "parts", LineStage(), optim=optim, validate_every_steps=2, resume=True)
+    whole, parts = saved(tmp_path / "whole"), saved(tmp_path / "parts")
+    for state in (whole, parts):
+        del state["stage"], state["config"], state["progress"]["elapsed_seconds"]
+    torch.testing.assert_close(parts, whole, rtol=0, atol=0)
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
+    run(tmp_path, LineStage())
+    before = saved(tmp_path)["module"]
+    run(tmp_path, LineStage(), resume=True)
+    torch.testing.assert_close(saved(tmp_path)["module"], before, rtol=0, atol=0)
+
+
+def test_a_run_directory_in_use_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, LineStage())
+    with pytest.raises(ValueError, match=r"run already holds a run: go on with --resume, or choose another"):
+        run(tmp_path, LineStage())
+
+
+def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"nothing to resume: no .*checkpoint\.pt; train without --resume first"
+    ):
+        run(tmp_path, LineStage(), resume=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_averaging_cannot_be_switched_on_or_off_by_resuming(tmp_path: Path) -> None:
+    run(tmp_path, LineStage())
+    with pytest.raises(ValueError, match=r"checkpoint\.pt was trained without optim\.ema_decay; keep it so to resume"):
+        run(tmp_path, LineStage(), optim={"ema_decay": 0.5}, resume=True)
+
+
+def test_a_checkpoint_of_another_network_is_named(tmp_path: Path) -> None:
+    run(tmp_path, LineStage())
+    stage = LineStage()
+    stage.module = stage.kept = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt does not fit this configuration") as caught:
+        run(tmp_path, stage, resume=True)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_run_directory_that_cannot_be_made_is_named(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("in the way")
+    trainer = TrainerConfig(run_dir=str(tmp_path / "file" / below))
+    with pytest.raises(OSError, match="file") as caught:
+        prepare_run_dir(trainer, Config(trainer), ALONE)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_log_has_steps_and_validations(tmp_path: Path) -> None:
+    run(tmp_path, LineStage(), log_every_steps=3)
+    text = (tmp_path / "run" / "log.txt").read_text()
+    assert "stage line" in text and "step 3: total" in text and "step 6: total" in text and "step 2: total" not in text
+    assert "watched" in text and "lr " in text and "images_per_second" in text and "data_time_share" in text
+    assert "validation at step 6: score" in text
+    assert list((tmp_path / "run").glob("events.out.tfevents*"))

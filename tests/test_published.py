@@ -1,0 +1,83 @@
+"""Networks by name or file, and every kind of file that is none."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cqe.encoder import QualityEncoder
+from engine.checkpoint import save_checkpoint
+from restoration import published
+from restoration.networks import FastOptions, NetworkConfig, build_restorer
+from restoration.paper import PaperRestorer
+from restoration.published import load_restorer, published_names, save_restorer
+from restoration.released import load_released
+from tests.test_released import released_weights
+
+FAST = NetworkConfig(name="fast", fast=FastOptions(widths=(4, 6, 8), blocks_down=(1, 1, 1), blocks_up=(1, 1, 1)))
+
+
+@pytest.fixture
+def weights_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for `weights/` with one gray network, `small_gray`."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    monkeypatch.setattr(published, "WEIGHTS_DIR", folder)
+    save_restorer(build_restorer(FAST, QualityEncoder(1, width=4), 1), FAST, folder / "small_gray.safetensors")
+    return folder
+
+
+def test_a_name_and_its_file_are_the_same_network(weights_dir: Path) -> None:
+    assert published_names() == ["small_gray"]
+    by_name, by_file = load_restorer("small_gray"), load_restorer(weights_dir / "small_gray.safetensors", channels=1)
+    torch.testing.assert_close(by_name.state_dict(), by_file.state_dict(), rtol=0, atol=0)
+    assert not by_name.training
+
+
+def test_an_unknown_name_lists_the_names(weights_dir: Path) -> None:
+    for name in ("small_grey", "no/such/file.safetensors"):
+        with pytest.raises(FileNotFoundError, match=f"no weights '{name}': .*small_gray") as caught:
+            load_restorer(name)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_wrong_channels_are_refused(weights_dir: Path) -> None:
+    with pytest.raises(ValueError, match=r"small_gray\.safetensors restores luma \(1-channel\) images, but colour"):
+        load_restorer("small_gray", channels=3)
+
+
+def test_half_precision_files_restore_within_rounding(weights_dir: Path) -> None:
+    published.store_half(weights_dir / "small_gray.safetensors", weights_dir / "half.safetensors")
+    half, full = load_restorer("half"), load_restorer("small_gray")
+    for name, value in full.state_dict().items():
+        expected = value.half().float() if value.is_floating_point() else value
+        torch.testing.assert_close(half.state_dict()[name], expected, rtol=0, atol=0)
+
+
+def test_a_training_checkpoint_says_where_the_weights_are(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "checkpoint.pt", {"stage": "restorer", "module": {}})
+    with pytest.raises(ValueError, match=r"is a training checkpoint; .* lie beside it, in restorer\.safetensors"):
+        load_restorer(tmp_path / "checkpoint.pt")
+
+
+def test_the_authors_files_are_known_by_their_content(tmp_path: Path) -> None:
+    weights = released_weights("gray")
+    torch.save(weights, tmp_path / "some_name.pth")
+    restorer = load_restorer(tmp_path / "some_name.pth", channels=1)
+    assert isinstance(restorer, PaperRestorer) and not restorer.training
+    torch.testing.assert_close(
+        restorer.state_dict(), load_released(weights, QualityEncoder).state_dict(), rtol=0, atol=0
+    )
+    del weights["tail.bias"]
+    torch.save(weights, tmp_path / "incomplete.pth")
+    with pytest.raises(ValueError, match=r"incomplete\.pth: released weights lack the tensor 'tail\.bias'"):
+        load_restorer(tmp_path / "incomplete.pth")
+
+
+@pytest.mark.parametrize("content", [{"weight": torch.zeros(2)}, [1, 2], torch.zeros(3)])
+def test_other_torch_files_are_refused(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(
+        ValueError, match=r"other\.pth is neither a \.safetensors file of this project nor one of the auth"
+    ):
+        load_restorer(tmp_path / "other.pth")

@@ -1,0 +1,356 @@
+"""Both training scripts, end to end, on small images: what they learn, how they go on, and what they refuse."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import train_cqe
+import train_restorer
+from cqe.encoder import QualityEncoder
+from cqe.published import load_encoder, save_encoder
+from engine.checkpoint import load_checkpoint
+from restoration.published import load_restorer
+from tests.synthetic import cqe_settings, make_data_root, picture, restorer_settings, write_config, write_pictures
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = {"cqe": train_cqe, "restorer": train_restorer}
+WEIGHTS = {"cqe": "encoder.safetensors", "restorer": "restorer.safetensors"}
+
+# Losses of the first three steps of `cqe_settings` and `restorer_settings`, seed 0, float32. Without oneDNN, and with
+# activations in either layout, all their digits are the same.
+SMOKE_LOSSES = {"cqe": [0.09451, 1.602, 2.125], "restorer": [0.06403, 0.07213, 0.05718]}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data_root(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def encoder_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder whose BatchNorm statistics are not the initial ones."""
+    torch.manual_seed(0)
+    encoder = QualityEncoder(1, width=8, remove_local_mean=True)
+    encoder(torch.rand(8, 1, 32, 32))
+    save_encoder(encoder, tmp_path_factory.mktemp("encoder") / "encoder.safetensors")
+    return tmp_path_factory.getbasetemp() / "encoder0" / "encoder.safetensors"
+
+
+@pytest.fixture
+def settings(images: Path, encoder_file: Path, tmp_path: Path) -> Callable[..., dict]:
+    """`settings(stage, **trainer)`: a configuration that trains in a moment into `tmp_path / "run"`."""
+
+    def make(stage: str, *, run: str = "run", **trainer) -> dict:
+        if stage == "cqe":
+            return cqe_settings(images, tmp_path / run, **trainer)
+        return restorer_settings(images, tmp_path / run, encoder_file, **trainer)
+
+    return make
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable:
+    """`script(stage, settings, *arguments)`: run a script's main(); its exit status and its lines on stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(stage: str, settings: dict, *arguments: str) -> tuple[int, list[str]]:
+        config = write_config(tmp_path / "config.yaml", settings)
+        monkeypatch.setattr(sys, "argv", [f"train_{stage}.py", "--config", str(config), *arguments])
+        capsys.readouterr()
+        try:
+            SCRIPTS[stage].main()
+            status = 0
+        except SystemExit as end:
+            status = end.code
+        return status, capsys.readouterr().err.splitlines()
+
+    return run
+
+
+def stop_at(step: int, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let SIGTERM reach the next training when it asks for the batch of this step."""
+    build_loader = SCRIPTS[stage].build_loader
+
+    def build(dataset, *, first_step: int, **options):
+        for index, batch in enumerate(build_loader(dataset, first_step=first_step, **options), start=first_step):
+            if index == step:
+                signal.raise_signal(signal.SIGTERM)
+            yield batch
+
+    monkeypatch.setattr(SCRIPTS[stage], "build_loader", build)
+
+
+def logged_losses(run_dir: Path) -> dict[int, str]:
+    """The loss terms and rate of each step, as log.txt has them; of a step done twice, the later."""
+    lines = re.findall(r"step (\d+): (total .*?)  images_per_second", (run_dir / "log.txt").read_text())
+    return {int(step): terms for step, terms in lines}
+
+
+def tensors(run_dir: Path, stage: str) -> dict:
+    """What a checkpoint holds apart from times and paths, of which nothing that is trained depends."""
+    state = load_checkpoint(run_dir / "checkpoint.pt", stage=stage)
+    return {name: state[name] for name in ("module", "optimizer", "average")} | {
+        "progress": (state["progress"]["step"], state["progress"]["best"])
+    }
+
+
+@pytest.mark.parametrize("stage", ["cqe", "restorer"])
+def test_a_stopped_and_resumed_training_equals_an_uninterrupted_one(
+    stage: str, settings: Callable, script: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert script(stage, settings(stage, run="whole"))[0] == 0
+    with monkeypatch.context() as context:
+        stop_at(3, stage, context)
+        assert script(stage, settings(stage, run="parts"))[0] == 0
+    stopped = load_checkpoint(tmp_path / "parts" / "checkpoint.pt", stage=stage)
+    assert stopped["progress"]["step"] == 3
+    assert script(stage, settings(stage, run="parts"), "--resume")[0] == 0
+    parts, whole = tensors(tmp_path / "parts", stage), tensors(tmp_path / "whole", stage)
+    torch.testing.assert_close(parts, whole, rtol=0, atol=0)  # weights, queue, optimizer, average
+    assert "module.queue" not in parts and (stage != "cqe" or "queue" in parts["module"])
+    assert logged_losses(tmp_path / "parts") == logged_losses(tmp_path / "whole")
+    assert sorted(logged_losses(tmp_path / "whole")) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("stage", ["cqe", "restorer"])
+def test_first_losses_are_the_stored_ones_and_the_average_is_published(
+    stage: str, settings: Callable, script: Callable, tmp_path: Path
+) -> None:
+    status, _ = script(stage, settings(stage, max_steps=3))
+    assert status == 0
+    losses = [float(terms.split()[1]) for terms in logged_losses(tmp_path / "run").values()]
+    # Four digits are logged; the rest of the 1 % is for other CPUs, versions of torch and JPEG libraries.
+    assert losses == pytest.approx(SMOKE_LOSSES[stage], rel=0.01)
+    state = load_checkpoint(tmp_path / "run" / "checkpoint.pt", stage=stage)
+    weights = tmp_path / "run" / WEIGHTS[stage]
+    published = load_encoder(weights, channels=1) if stage == "cqe" else load_restorer(weights)
+    torch.testing.assert_close(dict(published.state_dict()), state["average"]["module"], rtol=0, atol=0)
+    trained = {"cqe": "query_encoder.", "restorer": "restorer."}[stage]
+    assert any((state["module"][trained + name] != value).any() for name, value in published.state_dict().items())
+
+
+def test_the_frozen_encoder_is_the_same_after_training(
+    settings: Callable, script: Callable, encoder_file: Path, tmp_path: Path
+) -> None:
+    assert script("restorer", settings("restorer", max_steps=3))[0] == 0
+    before = load_encoder(encoder_file, channels=1).state_dict()
+    assert before["bn1.running_mean"].any()
+    state = load_checkpoint(tmp_path / "run" / "checkpoint.pt", stage="restorer")
+    for owner, prefix in ((state["module"], "restorer."), (state["average"]["module"], "")):
+        after = {name: owner[f"{prefix}encoder.network.{name}"] for name in before}
+        torch.testing.assert_close(after, dict(before), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("stage", ["cqe", "restorer"])
+def test_every_trainable_parameter_moves_and_frozen_ones_do_not(
+    stage: str, settings: Callable, script: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = {}
+    train = SCRIPTS[stage].train
+
+    def watched(stage_object, *arguments, **options):
+        kept["module"] = stage_object.module
+        kept["before"] = {name: value.detach().clone() for name, value in stage_object.module.named_parameters()}
+        return train(stage_object, *arguments, **options)
+
+    monkeypatch.setattr(SCRIPTS[stage], "train", watched)
+    assert script(stage, settings(stage, max_steps=3))[0] == 0
+    num_frozen = 0
+    for name, parameter in kept["module"].named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
+            assert (parameter != kept["before"][name]).any(), name
+        else:
+            num_frozen += 1
+            assert parameter.grad is None, name
+            # The key encoder follows the queries' without a gradient; the frozen encoder never moves.
+            assert stage == "cqe" or (parameter == kept["before"][name]).all(), name
+    assert num_frozen > 0
+
+
+def test_a_loss_that_is_not_finite_ends_with_status_2_and_unharmed_weights(
+    settings: Callable, script: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    loss = train_restorer.reconstruction_loss
+
+    def spoiled(restored: Tensor, clean: Tensor, **options) -> dict[str, Tensor]:
+        calls.append(restored)
+        terms = loss(restored, clean, **options)
+        return (
+            terms if len(calls) < 4 else terms | {"total": terms["total"] * torch.nan, "fft": terms["fft"] * torch.nan}
+        )
+
+    monkeypatch.setattr(train_restorer, "reconstruction_loss", spoiled)
+    status, lines = script("restorer", settings("restorer"))
+    assert status == 2
+    assert re.search(r"train_restorer\.py: error: (total|fft) is nan at step 3: stopped before the update", lines[-1])
+    state = load_checkpoint(tmp_path / "run" / "checkpoint.pt", stage="restorer")
+    assert state["progress"]["step"] == 2
+    assert all(value.isfinite().all() for value in state["module"].values())
+
+
+def test_colour_trains_too(settings: Callable, script: Callable, tmp_path: Path) -> None:
+    for stage in ("cqe", "restorer"):
+        changed = settings(stage, run=stage, max_steps=2)
+        changed["data"] = changed["data"] | {"channels": 3}
+        if stage == "restorer":
+            changed["encoder"] = str(tmp_path / "cqe" / "encoder.safetensors")
+        assert script(stage, changed)[0] == 0
+    assert load_restorer(tmp_path / "restorer" / "restorer.safetensors", channels=3).channels == 3
+
+
+def test_the_shipped_tiny_recipe_passes_its_smoke_run(script: Callable, tmp_path: Path) -> None:
+    root = make_data_root(tmp_path / "data", num_train=4, size=64)
+    placed = {"data": {"root": str(root), "pack_dir": str(tmp_path / "packed")}, "trainer": {"device": "cpu"}}
+    encoder = tmp_path / "cqe" / "encoder.safetensors"
+    for stage, name, options in (("cqe", "tiny_gray", []), ("restorer", "fast_tiny_gray", [f"--encoder={encoder}"])):
+        files = [f"--config={ROOT / 'configs' / stage / f'{config}.yaml'}" for config in (name, "smoke")]
+        status, lines = script(stage, placed, *files, *options, f"--trainer.run_dir={tmp_path / stage}")
+        assert status == 0, lines
+    assert load_restorer(tmp_path / "restorer" / "restorer.safetensors", channels=1)
+
+
+@pytest.mark.parametrize("stage", ["cqe", "restorer"])
+@pytest.mark.parametrize(
+    ("section", "key", "value", "complaint"),
+    [
+        ("data", "train", ["bsds500/none"], r"bsds500/none does not exist; give a folder of images"),
+        ("data", "val", "bsds500/none", r"bsds500/none does not exist; give a folder of images"),
+        ("data", "train", ["bsds500/test"], r"\d+\.png belongs to the BSDS500 test split, not to train \(and 2 more\)"),
+        ("data", "train", ["bsds500/train", "bsds500/val"], r"\d+\.png belongs to the BSDS500 val split, not to train"),
+        ("data", "val", "bsds500/train", r"\d+\.png belongs to the BSDS500 train split, not to val"),
+        ("data", "patch_size_px", 64, r"\d+\.png is 48x48 pixels, smaller than the patch: lower data\.patch_size_px"),
+        ("data", "batch_size", 16, r"data\.batch_size is 16,? but the training set has only 8|must be a multiple"),
+        ("data", "batch_size", 0, r"data\.batch_size must be at least 1, got 0"),
+        ("data", "batchsize", 4, r"unknown key 'data\.batchsize' in \S+config\.yaml; did you mean 'batch_size'\?"),
+        ("data", "qualities", [101], r"'101' is no quality within 1\.\.100"),
+        ("trainer", "run_dir", "file/below", r"file/below"),
+        ("trainer", "resume", True, r"nothing to resume: no \S+checkpoint\.pt"),
+    ],
+)
+def test_a_mistake_ends_with_status_2_and_one_line(
+    stage: str,
+    section: str,
+    key: str,
+    value: object,
+    complaint: str,
+    settings: Callable,
+    script: Callable,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    changed = settings(stage)
+    changed[section][key] = value
+    assert_refused(script(stage, changed), stage, complaint)
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+@pytest.mark.parametrize("stage", ["cqe", "restorer"])
+def test_cuda_without_a_gpu_is_refused(stage: str, settings: Callable, script: Callable) -> None:
+    assert_refused(
+        script(stage, settings(stage, device="cuda")), stage, r"device cuda was asked for, .* use auto or cpu"
+    )
+
+
+@pytest.mark.parametrize("stage", ["cqe", "restorer"])
+def test_broken_and_missing_images_are_named(stage: str, settings: Callable, script: Callable, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    write_pictures(folder, ["good", "later"])
+    (folder / "cut.png").write_bytes((folder / "good.png").read_bytes()[:200])
+    changed = settings(stage)
+    changed["data"]["train"] = [str(folder)]
+    assert_refused(script(stage, changed), stage, r"photos/cut\.png is damaged or cut off")
+    shutil.rmtree(folder)
+    folder.mkdir()
+    assert_refused(script(stage, changed), stage, r"photos holds no images")
+
+
+@pytest.mark.parametrize("stage", ["cqe", "restorer"])
+def test_a_run_directory_in_use_is_refused(stage: str, settings: Callable, script: Callable) -> None:
+    assert script(stage, settings(stage, max_steps=1))[0] == 0
+    assert_refused(script(stage, settings(stage)), stage, r"run already holds a run: go on with --resume")
+
+
+def test_a_checkpoint_of_the_other_stage_is_refused(settings: Callable, script: Callable) -> None:
+    assert script("restorer", settings("restorer", max_steps=1))[0] == 0
+    refused = script("cqe", settings("cqe"), "--resume")
+    assert_refused(refused, "cqe", r"checkpoint of stage 'restorer', but this script trains stage 'cqe'")
+
+
+def test_a_queue_that_the_batch_does_not_divide_is_refused(settings: Callable, script: Callable) -> None:
+    refused = script("cqe", settings("cqe"), "--moco.queue_length", "10")
+    assert_refused(refused, "cqe", r"moco\.queue_length \(10\) must be a multiple of data\.batch_size \(4\)")
+
+
+def test_an_encoder_file_that_does_not_fit_is_refused(
+    settings: Callable, script: Callable, encoder_file: Path, tmp_path: Path
+) -> None:
+    assert script("restorer", settings("restorer", run="other", max_steps=1))[0] == 0
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(encoder_file.read_bytes()[:-10])
+    for file, channels, complaint in (
+        (
+            tmp_path / "other" / "restorer.safetensors",
+            1,
+            r"holds a restoration network \(stage 2\), but a quality encoder",
+        ),
+        (tmp_path / "other" / "checkpoint.pt", 1, r"checkpoint\.pt cannot be read"),
+        (encoder_file, 3, r"is an encoder for 1-channel images, but 3 channel\(s\) are needed"),
+        (cut, 1, r"cut\.safetensors cannot be read, it is truncated"),
+        (tmp_path / "none.safetensors", 1, r"no weight file \S+none\.safetensors"),
+    ):
+        refused = script("restorer", settings("restorer"), f"--encoder={file}", f"--data.channels={channels}")
+        assert_refused(refused, "restorer", complaint)
+
+
+@pytest.mark.parametrize("stage", ["cqe", "restorer"])
+def test_a_batch_that_the_processes_do_not_divide_is_refused(stage: str, settings: Callable, tmp_path: Path) -> None:
+    module = SCRIPTS[stage]
+    config_class = train_cqe.CqeConfig if stage == "cqe" else train_restorer.RestorerConfig
+    config = module.parse_config(config_class, ["--config", str(write_config(tmp_path / "c.yaml", settings(stage)))])
+    with pytest.raises(ValueError, match=r"data\.batch_size \(4\) must be a multiple of the 3 processes"):
+        module.run(config, module.Process(0, 3, torch.device("cpu")))
+
+
+def test_in_a_process_of_its_own_a_signal_stops_and_saves_and_a_mistake_is_one_line(
+    settings: Callable, tmp_path: Path
+) -> None:
+    endless = settings("restorer", max_steps=1_000_000, save_every_steps=1_000_000, validate_every_steps=1_000_000)
+    config = write_config(tmp_path / "config.yaml", endless)
+    command = [sys.executable, str(ROOT / "train_restorer.py"), "--config", str(config)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment) as process:
+        try:
+            seen = next(line for line in process.stderr if "step 2:" in line)
+            process.terminate()
+            rest = process.stderr.read()
+            assert process.wait(timeout=60) == 0, seen + rest
+        finally:
+            process.kill()
+    assert re.search(r"stopped at step \d+, saved; go on with --resume", rest)
+    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt", stage="restorer")["progress"]["step"] >= 2
+    again = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120)
+    assert again.returncode == 2 and again.stdout == ""
+    assert_refused((2, again.stderr.splitlines()), "restorer", "already holds a run")
+
+
+def test_synthetic_pictures_repeat_and_differ() -> None:
+    assert (picture(seed=1) == picture(seed=1)).all() and (picture(seed=1) != picture(seed=2)).any()
+    assert picture(20, 30).shape == (20, 30, 3)
+
+
+def assert_refused(outcome: tuple[int, list[str]], stage: str, complaint: str) -> None:
+    status, lines = outcome
+    assert status == 2 and len(lines) == 1, (status, lines)
+    assert re.match(rf"train_{stage}\.py: error: .*(?:{complaint})", lines[0]), lines[0]
