@@ -6,6 +6,7 @@
 Writes `encoder.safetensors` (the best by kNN accuracy on the validation images) into the run's folder.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +20,11 @@ from cqe.published import save_encoder
 from data.datasets import ContrastivePatches, DataConfig, expand_qualities, open_training_stores, open_validation_store
 from data.loaders import build_loader, data_root
 from engine.config import OptimConfig, TrainerConfig, parse_config
-from engine.distributed import Process, gather_rows, process_group
+from engine.distributed import Process, gather_rows, main_first, process_group
 from engine.errors import user_errors
 from engine.logging import RunLog
 from engine.loop import Stage, train
+from engine.run import check_run_dir
 from evaluation.representation import knn_quality, quality_crops, represent
 
 
@@ -63,7 +65,7 @@ class MocoConfig:
             raise ValueError(f"moco.queue_length must be at least 1, got {self.queue_length}")
         if not 0 <= self.momentum <= 1:
             raise ValueError(f"moco.momentum must be within 0..1, got {self.momentum}")
-        if not self.temperature > 0:
+        if not 0 < self.temperature < math.inf:
             raise ValueError(f"moco.temperature must be > 0, got {self.temperature}")
 
 
@@ -86,7 +88,7 @@ class ValidationConfig:
             raise ValueError(f"validation.crop_size_px must be at least 1, got {self.crop_size_px}")
         if self.num_images is not None and self.num_images < 2:
             raise ValueError(f"validation.num_images must be at least 2 (neighbours) or null, got {self.num_images}")
-        expand_qualities(self.qualities)
+        expand_qualities(self.qualities, key="validation.qualities")
 
 
 @dataclass(frozen=True)
@@ -163,10 +165,13 @@ def validation_crops(config: CqeConfig) -> tuple[Tensor, Tensor, Tensor]:
 
 def run(config: CqeConfig, process: Process) -> dict[str, float]:
     """Train the encoder; returns the last validation's metrics."""
+    check_run_dir(config.trainer)  # before anything is packed
     torch.manual_seed(config.trainer.seed)
-    stores = open_training_stores(config.data, data_root(config.data.root))
+    with main_first(process):
+        stores = open_training_stores(config.data, data_root(config.data.root))
+        crops = validation_crops(config)
     dataset = ContrastivePatches(stores, config.data, seed=config.trainer.seed)
-    stage = EncoderStage(config, validation_crops(config))
+    stage = EncoderStage(config, crops)
     placed = {"rank": process.rank, "world_size": process.world_size}
 
     def make_loader(first_step: int, last_step: int):

@@ -6,6 +6,7 @@
 Writes `restorer.safetensors` (network and encoder, the best by PSNR on the validation images) into the run's folder.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,17 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cqe.encoder import QualityEncoder
 from cqe.published import load_encoder
 from data.color import luma, to_image, to_tensor
 from data.datasets import DataConfig, RestorationPatches, expand_qualities, open_training_stores, open_validation_store
 from data.jpeg import compress
 from data.loaders import build_loader, data_root
 from engine.config import OptimConfig, TrainerConfig, parse_config
-from engine.distributed import Process, process_group
+from engine.distributed import Process, main_first, process_group
 from engine.errors import user_errors
 from engine.logging import RunLog
 from engine.loop import Stage, train
-from evaluation.metrics import score
+from engine.run import check_run_dir
+from evaluation.metrics import MIN_SIDE_PX, score
 from losses.reconstruction import reconstruction_loss
 from restoration.networks import NetworkConfig, build_restorer
 from restoration.published import save_restorer
@@ -45,28 +48,32 @@ class LossConfig:
     fft_norm: Literal["backward", "ortho", "forward"] = "backward"
 
     def __post_init__(self) -> None:
-        if self.fft_weight < 0:
+        if not 0 <= self.fft_weight < math.inf:
             raise ValueError(f"loss.fft_weight must be 0 or more, got {self.fft_weight}")
 
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """How the network is measured while it trains, on whole images.
+    """How the network is measured while it trains.
 
     Args:
         qualities: as data.qualities.
         num_images: how many of the validation images, the first by name; null: all.
+        crop_size_px: measure on the top left corner of this size only, in pixels; null: whole images.
         num_pictures: how many strips of input, output and truth go to TensorBoard.
     """
 
     qualities: list[int | str] = field(default_factory=lambda: [10, 20, 30, 40])
     num_images: int | None = 20
+    crop_size_px: int | None = None
     num_pictures: int = 2
 
     def __post_init__(self) -> None:
-        expand_qualities(self.qualities)
+        expand_qualities(self.qualities, key="validation.qualities")
         if self.num_images is not None and self.num_images < 1:
             raise ValueError(f"validation.num_images must be at least 1 or null, got {self.num_images}")
+        if self.crop_size_px is not None and self.crop_size_px < MIN_SIDE_PX:
+            raise ValueError(f"validation.crop_size_px must be at least {MIN_SIDE_PX} or null, got {self.crop_size_px}")
 
 
 @dataclass(frozen=True)
@@ -113,8 +120,9 @@ class RestorerStage(Stage):
     best_metric = "psnr"
     weights_name = "restorer.safetensors"
 
-    def __init__(self, config: RestorerConfig, validation_images: Sequence[np.ndarray]) -> None:
-        encoder = load_encoder(config.encoder, channels=config.data.channels)
+    def __init__(
+        self, config: RestorerConfig, encoder: QualityEncoder, validation_images: Sequence[np.ndarray]
+    ) -> None:
         self.config = config
         self.kept = build_restorer(config.network, encoder, config.data.channels)
         self.module = RestorationObjective(self.kept, config.loss)
@@ -149,19 +157,30 @@ class RestorerStage(Stage):
 
 
 def open_validation_images(config: RestorerConfig) -> list[np.ndarray]:
-    """The first validation images, luma or RGB."""
-    root, num_images = data_root(config.data.root), config.validation.num_images
-    store = open_validation_store(config.data, root, num_images=num_images)
-    images = [store[index] for index in range(len(store))]
-    return images if config.data.channels == 3 else [luma(image) for image in images]
+    """The first validation images, luma or RGB.
+
+    Raises:
+        ValueError: if one is too small to be measured.
+    """
+    root, size = data_root(config.data.root), config.validation.crop_size_px
+    store = open_validation_store(config.data, root, num_images=config.validation.num_images)
+    for name, shape in zip(store.names, store.shapes, strict=True):
+        if min(shape) < MIN_SIDE_PX:
+            raise ValueError(f"{name} is {shape[1]}x{shape[0]} pixels; metrics need sides of at least {MIN_SIDE_PX}")
+    images = [store[index][:size, :size] for index in range(len(store))]
+    return [np.ascontiguousarray(image) if config.data.channels == 3 else luma(image) for image in images]
 
 
 def run(config: RestorerConfig, process: Process) -> dict[str, float]:
     """Train the network; returns the last validation's metrics."""
+    check_run_dir(config.trainer)  # before anything is packed
+    encoder = load_encoder(config.encoder, channels=config.data.channels)
     torch.manual_seed(config.trainer.seed)
-    stage = RestorerStage(config, open_validation_images(config))
-    stores = open_training_stores(config.data, data_root(config.data.root))
+    with main_first(process):
+        stores = open_training_stores(config.data, data_root(config.data.root))
+        validation_images = open_validation_images(config)
     dataset = RestorationPatches(stores, config.data, seed=config.trainer.seed)
+    stage = RestorerStage(config, encoder, validation_images)
     placed = {"rank": process.rank, "world_size": process.world_size}
 
     def make_loader(first_step: int, last_step: int):

@@ -68,7 +68,7 @@ class MomentumContrast(nn.Module):
             keys = F.normalize(self.key_encoder(key_patches)[0].float(), dim=1)  # (N, D)
         negatives = self.queue.clone()  # the queue changes below, before backward reads it
         loss = info_nce(queries, keys, negatives, temperature=self.temperature)
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
             positive = (queries * keys).sum(dim=1)  # (N,)
             hardest = (queries @ negatives.T).amax(dim=1)  # (N,)
             self._enqueue(self.gather(keys))

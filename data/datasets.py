@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from data.augment import NUM_SYMMETRIES, symmetry
 from data.color import luma
 from data.images import list_images
-from data.jpeg import LUMA_UNIT_PX, Box, compress, surroundings
+from data.jpeg import COLOR_UNIT_PX, LUMA_UNIT_PX, Box, compress, surroundings
 from data.splits import refuse_other_split
 from data.store import DEFAULT_PACK_DIR, PixelStore, open_store
 
@@ -33,7 +33,8 @@ class DataConfig:
         channels: 1 for luma, 3 for RGB.
         patch_size_px: side of a training patch, in pixels.
         qualities: JPEG qualities drawn with equal odds: numbers, or ranges such as "5..95" and "10..90:10".
-        aligned_share: share of patches whose corner is on the 8x8 grid, 0..1; the others start anywhere.
+        aligned_share: share of patches whose corner is on the coding grid (8x8 for luma, 16x16 for 4:2:0 colour), 0..1;
+            the others start anywhere.
         full_range_share: share of luma patches in JFIF's range 0..255, 0..1; the others are in 16..235 as in the tests.
         batch_size: patches (stage 1: pairs) of one step, over all processes together.
         num_workers: loader processes per training process; 0 loads in the training process itself.
@@ -67,11 +68,11 @@ class DataConfig:
         expand_qualities(self.qualities)
 
 
-def expand_qualities(spec: Sequence[int | str]) -> list[int]:
+def expand_qualities(spec: Sequence[int | str], *, key: str = "data.qualities") -> list[int]:
     """Qualities of a list such as [10, "20..40:10", "90..95"], in order; a quality named twice is drawn twice as often.
 
     Raises:
-        ValueError: if an entry cannot be read, is out of 1..100, or the list is empty.
+        ValueError: if an entry cannot be read, is out of 1..100, or the list is empty; the message names `key`.
     """
     qualities: list[int] = []
     for entry in spec:
@@ -79,10 +80,10 @@ def expand_qualities(spec: Sequence[int | str]) -> list[int]:
         first, last, step = match.groups() if match else ("0", None, None)
         numbers = range(int(first), int(last or first) + 1, int(step or 1))
         if not numbers or numbers[0] < 1 or numbers[-1] > 100:
-            raise ValueError(f"data.qualities: '{entry}' is no quality within 1..100 and no range such as '10..90:10'")
+            raise ValueError(f"{key}: '{entry}' is no quality within 1..100 and no range such as '10..90:10'")
         qualities.extend(numbers)
     if not qualities:
-        raise ValueError("data.qualities is empty; name at least one quality within 1..100")
+        raise ValueError(f"{key} is empty; name at least one quality within 1..100")
     return qualities
 
 
@@ -140,7 +141,8 @@ class Patches(Dataset):
 
     def _place(self, shape: tuple[int, ...], rng: np.random.Generator) -> Box:
         size = self.config.patch_size_px
-        step = LUMA_UNIT_PX if rng.random() < self.config.aligned_share else 1
+        unit = LUMA_UNIT_PX if self.config.channels == 1 else COLOR_UNIT_PX
+        step = unit if rng.random() < self.config.aligned_share else 1
         top, left = (int(rng.integers((side - size) // step + 1)) * step for side in shape[:2])
         return Box(top, left, size, size)
 

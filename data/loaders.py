@@ -1,6 +1,7 @@
 """Batches of a training set by global step, so that any step of any run can be drawn again."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,4 +76,11 @@ def build_loader(
         num_workers=config.num_workers,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # its own: a resumed run must not draw a second time from the global one
+        worker_init_fn=_leave_signals_to_the_trainer,
     )
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Ctrl-C and SIGTERM reach a whole process group; the trainer stops after its step and needs the batch in hand."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

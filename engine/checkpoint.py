@@ -2,12 +2,16 @@
 
 import os
 import pickle
+import struct
 import zipfile
 from pathlib import Path
 
 import torch
 
 FORMAT_VERSION = 1
+
+# What torch.load raises for files that are cut off or altered, its reader of old formats included.
+_DAMAGED = (RuntimeError, ValueError, EOFError, LookupError, AssertionError, struct.error, zipfile.BadZipFile)
 
 
 def save_checkpoint(path: str | Path, state: dict) -> None:
@@ -17,6 +21,8 @@ def save_checkpoint(path: str | Path, state: dict) -> None:
     try:
         torch.save(state | {"format_version": FORMAT_VERSION}, working)
         os.replace(working, path)
+    except RuntimeError as error:  # torch's writer, on a full disk for one
+        raise OSError(f"cannot write {path}: {' '.join(str(error).split())[:120]}") from None
     finally:
         working.unlink(missing_ok=True)
 
@@ -55,5 +61,6 @@ def load_tensors(path: str | Path) -> object:
         raise ValueError(
             f"{path} holds more than tensors and plain containers, or is damaged: not loaded, nothing in it was run"
         ) from None
-    except (RuntimeError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise ValueError(f"{path} cannot be read, it is truncated or not a torch file ({str(error)[:80]})") from None
+    except _DAMAGED as error:
+        reason = " ".join(str(error).split())[:80]
+        raise ValueError(f"{path} cannot be read, it is truncated or not a torch file ({reason})") from None

@@ -6,6 +6,7 @@ first: keys given twice and unknown keys, with the nearest known one named.
 
 import dataclasses
 import difflib
+import math
 import sys
 import typing
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,8 @@ import jsonargparse
 import yaml
 
 Config = TypeVar("Config")
+
+MAX_LISTED_KEYS = 20  # more would bury the message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +47,15 @@ class OptimConfig:
     ema_decay: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.lr > 0:
+        if not 0 < self.lr < math.inf:
             raise ValueError(f"optim.lr must be > 0, got {self.lr}")
-        for name, values in (("betas", self.betas), ("final_lr_ratio", [self.final_lr_ratio])):
-            if not all(0 <= value <= 1 for value in values):
-                raise ValueError(f"optim.{name} must be within 0..1, got {getattr(self, name)}")
-        if self.weight_decay < 0 or self.lr_warmup_steps < 0:
-            raise ValueError("optim.weight_decay and optim.lr_warmup_steps must be 0 or more")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optim.betas must be at least 0 and below 1, got {list(self.betas)}")
+        if not 0 <= self.final_lr_ratio <= 1:
+            raise ValueError(f"optim.final_lr_ratio must be within 0..1, got {self.final_lr_ratio}")
+        for name in ("weight_decay", "lr_warmup_steps"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"optim.{name} must be 0 or more, got {getattr(self, name)}")
         if self.grad_clip_norm is not None and not self.grad_clip_norm > 0:
             raise ValueError(f"optim.grad_clip_norm must be > 0 or null, got {self.grad_clip_norm}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
@@ -90,6 +95,8 @@ class TrainerConfig:
     save_every_steps: int = 500
 
     def __post_init__(self) -> None:
+        if not self.run_dir:
+            raise ValueError("trainer.run_dir is empty; name a folder such as runs/first")
         positive = ("epochs", "log_every_steps", "validate_every_steps", "save_every_steps")
         for name in (*positive, "max_steps", "max_minutes"):
             value = getattr(self, name)
@@ -170,7 +177,9 @@ def to_dict(config: Any) -> dict:
 
 def save_config(config: Any, path: str | Path) -> None:
     """Write the resolved configuration as YAML; it is enough to repeat the run."""
-    Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+    working = Path(path).with_suffix(".tmp")
+    working.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+    working.replace(path)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -209,7 +218,9 @@ def _refuse_unknown(content: dict, config_class: type, path: str, prefix: str) -
 
 def _nearest(key: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else f"; known keys: {', '.join(known)}"
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known keys: {', '.join(known)}" if len(known) <= MAX_LISTED_KEYS else "; --help lists all keys"
 
 
 def _all_keys(config_class: type, prefix: str = "") -> Iterator[str]:

@@ -78,6 +78,16 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     return total / dist.get_world_size()
 
 
+@contextmanager
+def main_first(process: Process) -> Iterator[None]:
+    """Rank 0 runs the block first, the others after it: what it writes once (packed images) they only read."""
+    if not process.is_main:
+        wait_for_all()
+    yield
+    if process.is_main:
+        wait_for_all()
+
+
 def wait_for_all() -> None:
     """Wait until every rank has come this far."""
     if dist.is_initialized():

@@ -1,13 +1,11 @@
 """The one training loop. A stage says what is trained, on what loss, and how it is validated; the rest is here."""
 
 import math
-import os
 import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +14,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from engine.checkpoint import load_checkpoint, save_checkpoint
-from engine.config import OptimConfig, TrainerConfig, save_config, to_dict
+from engine.checkpoint import save_checkpoint
+from engine.config import OptimConfig, TrainerConfig
 from engine.distributed import Process, mean_over_ranks, wait_for_all
 from engine.ema import ExponentialMovingAverage
 from engine.logging import RunLog, described
 from engine.precision import autocast, choose_precision
-
-CHECKPOINT_NAME = "checkpoint.pt"
+from engine.run import CHECKPOINT_NAME, Progress, TrainingState, check_run_dir, open_run_dir
 
 
 class Stage(ABC):
@@ -56,20 +53,6 @@ class Stage(ABC):
         """Write the weights of `kept` to `path`, atomically."""
 
 
-@dataclass
-class Progress:
-    """How far a run is: steps done, seconds trained, the best validation so far."""
-
-    step: int = 0
-    elapsed_seconds: float = 0.0
-    best: float = -math.inf
-
-    def share(self, num_steps: int, max_minutes: float | None) -> float:
-        """Share of the run that is done, 0..1: of its steps, or of its minutes where those run out first."""
-        of_time = self.elapsed_seconds / (60 * max_minutes) if max_minutes else 0.0
-        return min(max(self.step / num_steps, of_time), 1.0)
-
-
 def learning_rate(config: OptimConfig, step: int, share: float) -> float:
     """The learning rate of a step.
 
@@ -91,30 +74,6 @@ def build_optimizer(module: nn.Module, config: OptimConfig, device: torch.device
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     options = {"fused": True} if device.type == "cuda" else {}
     return kind(trainable, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, **options)
-
-
-def prepare_run_dir(trainer: TrainerConfig, config: Any, process: Process) -> Path:
-    """The run's folder, with the resolved config in it.
-
-    Raises:
-        ValueError: if a run is already there and `trainer.resume` is off.
-        FileNotFoundError: if there is none to resume.
-        OSError: if the folder cannot be written.
-    """
-    run_dir = Path(trainer.run_dir)
-    has_checkpoint = (run_dir / CHECKPOINT_NAME).exists()
-    if trainer.resume and not has_checkpoint:
-        raise FileNotFoundError(f"nothing to resume: no {run_dir / CHECKPOINT_NAME}; train without --resume first")
-    if has_checkpoint and not trainer.resume:
-        raise ValueError(f"{run_dir} already holds a run: go on with --resume, or choose another trainer.run_dir")
-    wait_for_all()  # every rank has looked before rank 0 writes
-    if process.is_main:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        if not os.access(run_dir, os.W_OK):
-            raise PermissionError(f"cannot write to trainer.run_dir {run_dir}; choose another folder")
-        save_config(config, run_dir / "config.yaml")
-    wait_for_all()
-    return run_dir
 
 
 def train(
@@ -142,7 +101,7 @@ def train(
     Raises:
         FloatingPointError: if a loss or gradient is not finite, before the update; names step and term.
     """
-    run_dir = prepare_run_dir(trainer, config, process)
+    run_dir = check_run_dir(trainer)
     device, dtype = process.device, choose_precision(trainer.precision, process.device)
     memory_format = torch.channels_last if trainer.channels_last else torch.contiguous_format
     num_steps = trainer.max_steps or trainer.epochs * steps_per_epoch
@@ -151,13 +110,16 @@ def train(
     optimizer = build_optimizer(stage.module, optim, device)
     average = ExponentialMovingAverage(stage.kept, decay=optim.ema_decay) if optim.ema_decay else None
     progress = Progress()
+    state = TrainingState(stage.name, stage.module, optimizer, average, progress)
     if trainer.resume:
-        state = load_checkpoint(run_dir / CHECKPOINT_NAME, stage=stage.name)
-        _restore(state, run_dir / CHECKPOINT_NAME, stage, optimizer, average, progress)
+        state.resume(run_dir / CHECKPOINT_NAME, config)
     loader = make_loader(progress.step, num_steps)
+    open_run_dir(run_dir, config, process)
     model = stage.module
     if process.world_size > 1:
-        model = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+        # Buffers need no broadcast: the ranks' queues are equal by construction, and only rank 0's statistics are kept.
+        device_ids = [device] if device.type == "cuda" else None
+        model = DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
 
     log = RunLog(run_dir, process, first_step=progress.step, last_step=num_steps)
     num_trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -170,6 +132,7 @@ def train(
 
     def validate_and_save() -> dict[str, float]:
         """On rank 0: measure what is kept, publish it where it is the best so far, save the checkpoint."""
+        save()  # first, so that nothing is lost should validation fail
         metrics = {}
         if process.is_main:
             kept = average.module if average else stage.kept
@@ -189,7 +152,7 @@ def train(
 
     def save() -> None:
         if process.is_main:
-            save_checkpoint(run_dir / CHECKPOINT_NAME, _state(stage, optimizer, average, progress, to_dict(config)))
+            save_checkpoint(run_dir / CHECKPOINT_NAME, state.to_checkpoint(config))
 
     metrics: dict[str, float] = {}
     is_stopping = False
@@ -303,51 +266,11 @@ def _agreed(share: float, is_stop_requested: bool, process: Process) -> tuple[fl
 
 
 def _stop_unless_finite(losses: Mapping[str, Tensor], gradient_norm: Tensor, step: int) -> None:
-    for name, value in [*losses.items(), ("gradient norm", gradient_norm)]:
-        if not torch.isfinite(value):
-            raise FloatingPointError(
-                f"{name} is {value.item()} at step {step}: stopped before the update, the last checkpoint is unharmed; "
-                f"lower optim.lr, set optim.grad_clip_norm, or use trainer.precision float32"
-            )
-
-
-def _state(
-    stage: Stage,
-    optimizer: torch.optim.Optimizer,
-    average: ExponentialMovingAverage | None,
-    progress: Progress,
-    config: dict,
-) -> dict:
-    return {
-        "stage": stage.name,
-        "config": config,
-        "progress": vars(progress),
-        "module": stage.module.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "average": average.state_dict() if average else None,
-        "torch_rng": torch.get_rng_state(),
-    }
-
-
-def _restore(
-    state: dict,
-    path: Path,
-    stage: Stage,
-    optimizer: torch.optim.Optimizer,
-    average: ExponentialMovingAverage | None,
-    progress: Progress,
-) -> None:
-    if bool(average) != bool(state["average"]):
-        raise ValueError(
-            f"{path} was trained {'with' if state['average'] else 'without'} optim.ema_decay; keep it so to resume"
-        )
-    try:
-        stage.module.load_state_dict(state["module"])
-        optimizer.load_state_dict(state["optimizer"])
-        if average:
-            average.load_state_dict(state["average"])
-    except (RuntimeError, ValueError) as error:
-        first_lines = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path} does not fit this configuration (channels, widths): {first_lines}") from None
-    torch.set_rng_state(state["torch_rng"])
-    vars(progress).update(state["progress"])
+    values = {**losses, "gradient norm": gradient_norm}
+    if torch.stack([value.detach().float() for value in values.values()]).isfinite().all():
+        return
+    name = next(name for name, value in values.items() if not torch.isfinite(value))
+    raise FloatingPointError(
+        f"{name} is {values[name].item()} at step {step}: stopped before the update, the last checkpoint is unharmed; "
+        f"lower optim.lr, set optim.grad_clip_norm, or use trainer.precision float32"
+    )

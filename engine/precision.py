@@ -16,7 +16,9 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         device: where the network runs.
     """
     if name == "auto":
-        has_bfloat16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bfloat16()
+        has_bfloat16 = (
+            torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else cpu_has_bfloat16()
+        )
         return torch.bfloat16 if has_bfloat16 else torch.float32
     if name not in ("float32", "bfloat16"):
         raise ValueError(f"precision must be auto, float32 or bfloat16, got '{name}'")

@@ -32,8 +32,9 @@ def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, *, temperature: f
     if not temperature > 0:
         raise ValueError(f"temperature must be > 0, got {temperature}")
     queries, keys, negatives = queries.float(), keys.detach().float(), negatives.detach().float()
-    positive = (queries * keys).sum(dim=1, keepdim=True)  # (N, 1)
-    negative = queries @ negatives.T  # (N, K)
-    # DEVIATION: Eq. 1-2 sum the negatives alone in the denominator; MoCo, and the release, have the positive in it too.
-    logits = torch.cat([positive, negative], dim=1) / temperature  # (N, 1 + K)
-    return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
+    with torch.autocast(queries.device.type, enabled=False):  # it would take the product in bfloat16 all the same
+        positive = (queries * keys).sum(dim=1, keepdim=True)  # (N, 1)
+        negative = queries @ negatives.T  # (N, K)
+        # DEVIATION: Eq. 1-2 sum the negatives alone in the denominator; MoCo, and the release, have the positive too.
+        logits = torch.cat([positive, negative], dim=1) / temperature  # (N, 1 + K)
+        return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))

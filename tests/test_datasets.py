@@ -152,8 +152,9 @@ def drawn_corners(dataset: Patches, count: int) -> Counter:
 
 
 def test_aligned_patches_start_on_the_grid_at_every_place(pack: Pack) -> None:
-    dataset = RestorationPatches([pack(noise(24, 24))], settings(channels=3, aligned_share=1.0), seed=0)
-    assert set(drawn_corners(dataset, 60)) == {(0, 0), (0, 8), (8, 0), (8, 8)}
+    """In colour the grid is that of the 16x16 units of 4:2:0."""
+    dataset = RestorationPatches([pack(noise(40, 40))], settings(channels=3, aligned_share=1.0), seed=0)
+    assert set(drawn_corners(dataset, 60)) == {(0, 0), (0, 16), (16, 0), (16, 16)}
 
 
 def test_unaligned_patches_start_anywhere(pack: Pack) -> None:

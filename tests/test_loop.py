@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from engine.checkpoint import load_checkpoint
 from engine.config import OptimConfig, TrainerConfig
 from engine.distributed import Process
-from engine.loop import CHECKPOINT_NAME, Progress, Stage, learning_rate, prepare_run_dir, train
+from engine.loop import Stage, learning_rate, train
+from engine.run import CHECKPOINT_NAME, Progress, check_run_dir
 
 ALONE = Process(0, 1, torch.device("cpu"))
 NUM_STEPS = 6
@@ -278,7 +279,7 @@ def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
 
 def test_averaging_cannot_be_switched_on_or_off_by_resuming(tmp_path: Path) -> None:
     run(tmp_path, LineStage())
-    with pytest.raises(ValueError, match=r"checkpoint\.pt was trained without optim\.ema_decay; keep it so to resume"):
+    with pytest.raises(ValueError, match=r"checkpoint\.pt was trained with optim\.ema_decay None, now it is"):
         run(tmp_path, LineStage(), optim={"ema_decay": 0.5}, resume=True)
 
 
@@ -296,7 +297,7 @@ def test_a_run_directory_that_cannot_be_made_is_named(tmp_path: Path, below: str
     (tmp_path / "file").write_text("in the way")
     trainer = TrainerConfig(run_dir=str(tmp_path / "file" / below))
     with pytest.raises(OSError, match="file") as caught:
-        prepare_run_dir(trainer, Config(trainer), ALONE)
+        check_run_dir(trainer)
     assert "\n" not in str(caught.value)
 
 

@@ -282,10 +282,34 @@ def test_a_run_directory_in_use_is_refused(stage: str, settings: Callable, scrip
     assert_refused(script(stage, settings(stage)), stage, r"run already holds a run: go on with --resume")
 
 
-def test_a_checkpoint_of_the_other_stage_is_refused(settings: Callable, script: Callable) -> None:
+def test_a_checkpoint_of_the_other_stage_is_refused(settings: Callable, script: Callable, tmp_path: Path) -> None:
     assert script("restorer", settings("restorer", max_steps=1))[0] == 0
+    stated = (tmp_path / "run" / "config.yaml").read_text()
     refused = script("cqe", settings("cqe"), "--resume")
     assert_refused(refused, "cqe", r"checkpoint of stage 'restorer', but this script trains stage 'cqe'")
+    assert (tmp_path / "run" / "config.yaml").read_text() == stated
+
+
+@pytest.mark.parametrize("stage", ["cqe", "restorer"])
+def test_a_run_goes_on_only_with_its_own_recipe(
+    stage: str, settings: Callable, script: Callable, tmp_path: Path
+) -> None:
+    assert script(stage, settings(stage, max_steps=1))[0] == 0
+    stated = (tmp_path / "run" / "config.yaml").read_text()
+    refused = script(stage, settings(stage), "--resume", "--data.qualities", "[35]")
+    assert_refused(refused, stage, r"checkpoint\.pt was trained with data\.qualities \[.*\], now it is \[35\]")
+    assert (tmp_path / "run" / "config.yaml").read_text() == stated
+    assert script(stage, settings(stage, max_steps=2, log_every_steps=2), "--resume")[0] == 0  # only longer
+
+
+def test_a_validation_image_that_cannot_be_measured_is_named_at_once(
+    settings: Callable, script: Callable, images: Path, tmp_path: Path
+) -> None:
+    write_pictures(tmp_path / "small", ["tiny"], size=8)
+    changed = settings("restorer")
+    changed["data"]["val"] = str(tmp_path / "small")
+    assert_refused(script("restorer", changed), "restorer", r"tiny\.png is 8x8 pixels; metrics need sides of at least")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_queue_that_the_batch_does_not_divide_is_refused(settings: Callable, script: Callable) -> None:
@@ -327,13 +351,15 @@ def test_in_a_process_of_its_own_a_signal_stops_and_saves_and_a_mistake_is_one_l
     settings: Callable, tmp_path: Path
 ) -> None:
     endless = settings("restorer", max_steps=1_000_000, save_every_steps=1_000_000, validate_every_steps=1_000_000)
+    endless["data"]["num_workers"] = 1  # the signal reaches the loader's worker too, which must not die of it
     config = write_config(tmp_path / "config.yaml", endless)
     command = [sys.executable, str(ROOT / "train_restorer.py"), "--config", str(config)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment) as process:
+    options = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, **options) as process:
         try:
             seen = next(line for line in process.stderr if "step 2:" in line)
-            process.terminate()
+            os.killpg(process.pid, signal.SIGTERM)
             rest = process.stderr.read()
             assert process.wait(timeout=60) == 0, seen + rest
         finally:

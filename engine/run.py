@@ -1,0 +1,136 @@
+"""A run's folder and its state: what is refused before any work, what a checkpoint holds, and how it is taken up."""
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine.checkpoint import load_checkpoint
+from engine.config import TrainerConfig, save_config, to_dict
+from engine.distributed import Process, wait_for_all
+from engine.ema import ExponentialMovingAverage
+
+CHECKPOINT_NAME = "checkpoint.pt"
+
+# What may change when a run is taken up again: where things lie, how often they are written, how long it goes on. All
+# else must stay, since the run would not be the one that its config states.
+FREE_ON_RESUME = {
+    "encoder",  # its weights are in the checkpoint
+    "validation",
+    "data.root", "data.pack_dir", "data.num_workers",
+    "trainer.run_dir", "trainer.resume", "trainer.device", "trainer.epochs", "trainer.max_steps", "trainer.max_minutes",
+    "trainer.log_every_steps", "trainer.validate_every_steps", "trainer.save_every_steps",
+}  # fmt: skip
+
+
+@dataclass
+class Progress:
+    """How far a run is: steps done, seconds trained, the best validation so far."""
+
+    step: int = 0
+    elapsed_seconds: float = 0.0
+    best: float = -math.inf
+
+    def share(self, num_steps: int, max_minutes: float | None) -> float:
+        """Share of the run that is done, 0..1: of its steps, or of its minutes where those run out first."""
+        of_time = self.elapsed_seconds / (60 * max_minutes) if max_minutes else 0.0
+        return min(max(self.step / num_steps, of_time), 1.0)
+
+
+@dataclass
+class TrainingState:
+    """All that changes while a stage trains, and so all that a checkpoint must hold."""
+
+    stage_name: str
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: ExponentialMovingAverage | None
+    progress: Progress
+
+    def to_checkpoint(self, config: Any) -> dict:
+        """Tensors and plain containers; the config is there to be compared on resuming."""
+        return {
+            "stage": self.stage_name,
+            "config": to_dict(config),
+            "progress": vars(self.progress),
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "torch_rng": torch.get_rng_state(),
+        }
+
+    def resume(self, path: Path, config: Any) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            FileNotFoundError, ValueError: as `load_checkpoint`; and if it lacks a part, does not fit the networks, or
+                was trained with another configuration (the key and both values are named).
+        """
+        state = load_checkpoint(path, stage=self.stage_name)
+        missing = {"config", "progress", "module", "optimizer", "average", "torch_rng"} - state.keys()
+        if missing:
+            raise ValueError(f"{path} lacks '{min(missing)}': it is no complete training checkpoint")
+        _refuse_changes(state["config"], to_dict(config), path)
+        try:
+            self.module.load_state_dict(state["module"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.average:
+                self.average.load_state_dict(state["average"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{path} does not fit this configuration (channels, widths): {reason}") from None
+        torch.set_rng_state(state["torch_rng"])
+        vars(self.progress).update(state["progress"])
+
+
+def check_run_dir(trainer: TrainerConfig) -> Path:
+    """The run's folder, once it is clear that this run may use it; nothing is written.
+
+    Raises:
+        ValueError: if a run is already there and `trainer.resume` is off.
+        FileNotFoundError: if there is none to resume.
+        PermissionError: if the folder cannot be written.
+    """
+    run_dir = Path(trainer.run_dir)
+    nearest = next(folder for folder in (run_dir, *run_dir.absolute().parents) if folder.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise PermissionError(f"cannot write to trainer.run_dir {run_dir} ({nearest}); choose another folder")
+    has_checkpoint = (run_dir / CHECKPOINT_NAME).exists()
+    if trainer.resume and not has_checkpoint:
+        raise FileNotFoundError(f"nothing to resume: no {run_dir / CHECKPOINT_NAME}; train without --resume first")
+    if has_checkpoint and not trainer.resume:
+        raise ValueError(f"{run_dir} already holds a run: go on with --resume, or choose another trainer.run_dir")
+    return run_dir
+
+
+def open_run_dir(run_dir: Path, config: Any, process: Process) -> None:
+    """Make the run's folder, with the resolved config in it. Called once nothing can be refused any more."""
+    wait_for_all()  # every rank has looked before rank 0 writes
+    if process.is_main:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        save_config(config, run_dir / "config.yaml")
+    wait_for_all()
+
+
+def _refuse_changes(saved: dict, current: dict, path: Path) -> None:
+    before, now = dict(_flat(saved)), dict(_flat(current))
+    for key in sorted(before.keys() | now.keys()):
+        is_free = key in FREE_ON_RESUME or key.split(".")[0] in FREE_ON_RESUME
+        if not is_free and before.get(key) != now.get(key):
+            raise ValueError(
+                f"{path} was trained with {key} {before.get(key)}, now it is {now.get(key)}: "
+                f"resume with the same config, or start another trainer.run_dir"
+            )
+
+
+def _flat(content: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in content.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
