@@ -17,6 +17,7 @@ import skimage
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from data.images import IMAGE_SUFFIXES
 from data.loaders import data_root
 from engine.distributed import choose_device
 from engine.errors import user_errors
@@ -24,7 +25,7 @@ from engine.precision import autocast, choose_precision
 from evaluation import protocols, tables
 from evaluation.protocols import CHANNELS, ImageSet, Produce
 from restoration.batch import make_folder, plan, restore_files
-from restoration.published import SUFFIX, WEIGHTS_DIR, load_restorer, published_names, store_half
+from restoration.published import SUFFIX, find_weights, load_restorer, published_names, store_half
 from restoration.tiling import TILE_PX, check_tiles, restore_image
 
 JPEG = "jpeg"  # the name under which nothing is restored: the JPEG itself is scored
@@ -89,8 +90,12 @@ def add_table(subcommands: argparse._SubParsersAction) -> None:
 def add_restore(subcommands: argparse._SubParsersAction) -> None:
     """`restore`: photos, in files and folders."""
     parser = subcommands.add_parser("restore", help="photos in files and folders, restored and written as PNG")
-    parser.add_argument("inputs", nargs="+", metavar="IN", help="image file, or folder (with its sub-folders)")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder to write to, names and sub-folders kept")
+    parser.add_argument(
+        "inputs", nargs="+", type=path_name, metavar="IN", help="image file, or folder (with its sub-folders)"
+    )
+    parser.add_argument(
+        "--output", required=True, type=path_name, metavar="DIR", help="folder to write to; names and sub-folders stay"
+    )
     parser.add_argument(
         "--weights",
         default=RESTORE_WEIGHTS,
@@ -157,8 +162,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 def run_table(options: argparse.Namespace) -> None:
     if options.number not in tables.BUILT_TABLES:
-        print(f"Table {options.number} is not built yet; tables {', '.join(map(str, tables.BUILT_TABLES))} are.")
-        return
+        built = ", ".join(map(str, tables.BUILT_TABLES))
+        raise ValueError(f"Table {options.number} is not built yet; tables {built} are")
     check_outputs(options)
     channels = tables.paper_table(options.number)["channels"]
     names, qualities = tables.sets_and_qualities(options.number)
@@ -230,13 +235,14 @@ def build_system(weights: str, channels: str, options: argparse.Namespace) -> Sy
         return System(protocols.restored_by(lambda image: image), JPEG, versions())
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
+    torch.backends.cudnn.allow_tf32 = False  # float32 figures are float32's, on any GPU
     restorer = load_restorer(weights, channels=CHANNELS[channels]).to(device, memory_format=torch.channels_last)
 
     def restore(image: np.ndarray) -> np.ndarray:
         with autocast(device, precision):
             return restore_image(restorer, image)
 
-    file = Path(weights) if Path(weights).is_file() else WEIGHTS_DIR / f"{weights}{SUFFIX}"
+    file = find_weights(weights)
     provenance = {
         "weights": file.name,
         "weights_sha256": sha256(file),
@@ -262,8 +268,13 @@ def versions() -> dict[str, str]:
 
 
 def check_outputs(options: argparse.Namespace) -> None:
-    """Refuse outputs that could not be written, before anything is computed."""
-    for path in filter(None, (options.json, options.markdown)):
+    """Refuse outputs that could not be written, or would replace a picture or weights, before anything is computed."""
+    outputs = [path for path in (options.json, options.markdown) if path]
+    if len(outputs) == 2 and Path(outputs[0]).absolute() == Path(outputs[1]).absolute():
+        raise ValueError(f"--json and --markdown are both {outputs[0]}; name two files")
+    for path in outputs:
+        if Path(path).suffix.lower() in (*IMAGE_SUFFIXES, SUFFIX, ".pth", ".pt"):
+            raise ValueError(f"{path} is named like a picture or weights; name a file for figures, such as out.json")
         tables.check_writable(path)
 
 
@@ -278,9 +289,16 @@ def report(sections: Sequence[tables.Section], content: dict, options: argparse.
 
 def jpeg_quality(text: str) -> int:
     """A JPEG quality of the command line."""
-    if not text.isdecimal() or not 1 <= int(text) <= 100:
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= 100:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 to 100, got {text}")
     return int(text)
+
+
+def path_name(text: str) -> str:
+    """A path of the command line. An empty one, of an unset shell variable say, would mean the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty")
+    return text
 
 
 def positive(text: str) -> int:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cqe.encoder import QualityEncoder
-from engine.weights import load_exactly, read_weights, save_weights
+from engine.weights import describing, load_exactly, read_weights, save_weights
 
 
 def encoder_architecture(encoder: QualityEncoder) -> dict:
@@ -32,11 +32,12 @@ def load_encoder(path: str | Path, *, channels: int) -> QualityEncoder:
         ValueError: if the file is damaged, not an encoder's, or made for other channels.
     """
     tensors, architecture = read_weights(path, kind="encoder")
-    if architecture["in_channels"] != channels:
+    with describing(path):
+        encoder = QualityEncoder(**architecture)
+    if encoder.in_channels != channels:
         raise ValueError(
-            f"{path} is an encoder for {architecture['in_channels']}-channel images, but {channels} channel(s) are "
+            f"{path} is an encoder for {encoder.in_channels}-channel images, but {channels} channel(s) are "
             f"needed; set data.channels, or give another encoder"
         )
-    encoder = QualityEncoder(**architecture)
     load_exactly(encoder, tensors, path)
     return encoder.eval()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from data.bundled import make_bundled
 from data.download import ADDRESSES, download
+from data.loaders import data_root
 from data.prepare import SET_NAMES, prepare
 from data.store import DEFAULT_PACK_DIR
 
@@ -51,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     downloading.add_argument("name", metavar="NAME", help=" or ".join(ADDRESSES))
     bundled = commands.add_parser("bundled", help="a miniature set of photos that come with scikit-image")
     for command in (preparing, downloading, bundled):
-        command.add_argument("--root", default="datasets", help="folder of all sets (default: %(default)s)")
+        command.add_argument("--root", default=str(data_root()), help="folder of all sets (DATA_ROOT, else datasets)")
     for command in (preparing, downloading):
         command.add_argument("--force", action="store_true", help="replace a set that is there already")
         command.add_argument("--pack-dir", default=DEFAULT_PACK_DIR, help="for packed images (default: %(default)s)")

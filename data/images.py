@@ -16,10 +16,10 @@ from data.color import luma
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".webp")
 
-# What Pillow's decoders raise for damaged data. Besides OSError and its own bomb guard, PNG raises SyntaxError and
+# What Pillow's decoders raise for damaged data. Besides OSError, PNG raises SyntaxError and
 # ValueError, and the header parsers let struct, zlib and index errors through.
 _DECODER_ERRORS = (
-    Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error,
+    OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error,
     zlib.error,
 )  # fmt: skip
 
@@ -66,6 +66,9 @@ def read_image(path: str | Path) -> np.ndarray:
             return _to_uint8(opened, path)
     except Image.UnidentifiedImageError:
         raise ValueError(f"{path} is not an image that can be read; replace or remove the file") from None
+    except Image.DecompressionBombError:
+        limit = 2 * Image.MAX_IMAGE_PIXELS / 1e6
+        raise ValueError(f"{path} has more than {limit:.0f} megapixels; cut it into parts or remove it") from None
     except _DECODER_ERRORS as error:
         # The file system's own errors (missing file, no permission) carry an errno and already name the file.
         if isinstance(error, OSError) and error.errno is not None or isinstance(error, UnsupportedDepth):

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,19 @@ def read_weights(path: str | Path, *, kind: str) -> tuple[dict[str, Tensor], dic
     return floats, description["architecture"]
 
 
+@contextmanager
+def describing(path: str | Path) -> Iterator[None]:
+    """Around building a network from a weight file's architecture: what does not fit is the file's, not the code's.
+
+    Raises:
+        ValueError: naming the file, where the architecture has unknown, missing or ill-typed entries.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} describes a network that this version cannot build ({error})") from None
+
+
 def load_exactly(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
     """Load a state dict with every key and shape as expected, or say in one line which is not.
 
@@ -96,7 +110,9 @@ def _description(metadata: Mapping[str, str]) -> dict[str, Any] | None:
     except json.JSONDecodeError:
         return None
     is_ours = (
-        isinstance(description, dict) and description.get("kind") in _WITH_ARTICLE and "architecture" in description
+        isinstance(description, dict)
+        and description.get("kind") in list(_WITH_ARTICLE)  # a list: the kind may be anything, unhashable too
+        and isinstance(description.get("architecture"), dict)
     )
     return description if is_ours else None
 

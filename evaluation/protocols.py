@@ -193,8 +193,12 @@ def _open_set(name: str, data_root: Path) -> ImageSet:
             logger.warning("%s has %d images here, not %d: not comparable", name, len(paths), SET_SIZES[name])
     elif Path(name).is_dir():
         paths = list_images(name)
-        if all(bsds500_split(path.stem) == "train" for path in paths):
-            raise ValueError(f"{name} holds BSDS500 training images; a score needs unseen ones, such as bsds500/test")
+        trained = [path for path in paths if bsds500_split(path.stem) == "train"]
+        if trained:
+            raise ValueError(
+                f"{name} holds BSDS500 training images, {trained[0].name} for one ({len(trained)} of {len(paths)}); "
+                f"a score needs unseen ones, such as bsds500/test"
+            )
     else:
         raise FileNotFoundError(f"{name} is neither a set ({', '.join(SET_FOLDERS)}) nor a folder")
     path_of_stem: dict[str, Path] = {}

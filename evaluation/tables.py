@@ -141,12 +141,14 @@ def check_writable(path: str | Path) -> None:
     """Refuse an output file that could not be written, before any work is done for it. Creates nothing.
 
     Raises:
-        ValueError: if the path is a folder.
+        ValueError: if the path is a folder, or a device.
         OSError: if the folder, or the nearest one that exists, cannot be written to.
     """
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name a file to write")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no ordinary file; name a file to write")
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=folder):

@@ -22,11 +22,13 @@ from restoration.tiling import TILE_PX, restore_tensor
 
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # JFIF's Y, full range: the plane that a colour JPEG codes
 
+MAX_PIXELS = 2**29  # Pillow refuses pictures of twice as many, about a gigapixel
+
 _METADATA = ("exif", "icc_profile", "dpi")  # as Pillow calls them, in what it read and when it writes
 _FOREIGN_PROFILE = ("CMYK", "LAB")  # modes whose colour profile does not describe the RGB made of them
 # What Pillow's decoders raise for damaged data.
 _DECODER_ERRORS = (
-    Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error,
+    OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error,
     zlib.error,
 )  # fmt: skip
 
@@ -63,8 +65,6 @@ def restore_photo(
     x = torch.from_numpy(seen).permute(2, 0, 1)[None]  # (1, channels, H, W)
     restored = restore_tensor(restorer, x, tile_px=tile_px, on_tile=on_tile)
     change = (restored - x)[0].permute(1, 2, 0).numpy()  # (H, W, channels)
-    if not np.isfinite(change).all():
-        raise FloatingPointError("the network's output is not finite; try --precision float32, or other weights")
     if not is_color:
         change = change[..., 0] if restorer.channels == 1 else change @ LUMA  # (H, W)
     return photo._replace(pixels=np.rint(np.clip(pixels + peak * change, 0, peak)).astype(pixels.dtype))
@@ -79,6 +79,7 @@ def read_photo(path: str | Path) -> Photo:
         ValueError: if the file is damaged, no image, of several pictures, or of unsupported depth.
         OSError: if it cannot be opened.
     """
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own limit is below a phone's largest photos
     # Pillow warns of pictures half as large as those it refuses; they are fine here.
     ignored = warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)
     try:
@@ -90,6 +91,8 @@ def read_photo(path: str | Path) -> Photo:
         raise ValueError(f"{path} {error}") from None
     except Image.UnidentifiedImageError:
         raise ValueError(f"{path} is not an image that can be read") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"{path} has more than {2 * MAX_PIXELS / 1e9:.1f} gigapixels; cut it into parts") from None
     except _DECODER_ERRORS as error:
         # The file system's own errors carry an errno and name the file already.
         if isinstance(error, OSError) and error.errno is not None:

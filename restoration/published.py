@@ -8,7 +8,7 @@ from pathlib import Path
 from cqe.encoder import QualityEncoder
 from cqe.published import encoder_architecture
 from engine.checkpoint import load_tensors
-from engine.weights import load_exactly, read_weights, save_weights
+from engine.weights import describing, load_exactly, read_weights, save_weights
 from restoration.networks import NetworkConfig, build_restorer
 from restoration.released import is_released, load_released
 from restoration.restorer import Restorer
@@ -33,8 +33,8 @@ def load_restorer(name_or_path: str | Path, *, channels: int | None = None) -> R
         FileNotFoundError: if there is no such name or file.
         ValueError: if the file is damaged, holds code, is of the other stage, or is for other channels.
     """
-    path = _find(name_or_path)
-    restorer = _load_ours(path) if path.suffix == SUFFIX else _load_released_file(path)
+    path = find_weights(name_or_path)
+    restorer = _load_ours(path) if path.suffix.lower() == SUFFIX else _load_released_file(path)
     if channels is not None and restorer.channels != channels:
         raise ValueError(
             f"{path} restores {_KINDS[restorer.channels]} images, but {_KINDS[channels]} ones were asked for; "
@@ -57,13 +57,19 @@ def store_half(source: str | Path, target: str | Path) -> None:
     """Write a network's weight file again with float16 numbers, half the size.
 
     Raises:
-        FileNotFoundError, ValueError: as `load_restorer` for a `.safetensors` file.
+        FileNotFoundError, ValueError: as `load_restorer`; and if either is no `.safetensors` file.
     """
+    if Path(target).suffix != SUFFIX:
+        raise ValueError(f"{target} must end in {SUFFIX}, by which weight files are told apart")
+    if Path(source).suffix.lower() != SUFFIX:
+        raise ValueError(f"{source} is no {SUFFIX} file; give restorer{SUFFIX} of a stage 2 run")
     tensors, architecture = read_weights(source, kind="restorer")
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
     save_weights(target, tensors, kind="restorer", architecture=architecture, is_half=True)
 
 
-def _find(name_or_path: str | Path) -> Path:
+def find_weights(name_or_path: str | Path) -> Path:
+    """The file of a published name, or the file itself. Raises FileNotFoundError, listing the names."""
     path = Path(name_or_path)
     if path.is_file():
         return path
@@ -76,8 +82,9 @@ def _find(name_or_path: str | Path) -> Path:
 
 def _load_ours(path: Path) -> Restorer:
     tensors, architecture = read_weights(path, kind="restorer")
-    network = NetworkConfig.of(**architecture["network"])
-    restorer = build_restorer(network, QualityEncoder(**architecture["encoder"]), architecture["channels"])
+    with describing(path):
+        network = NetworkConfig.of(**architecture["network"])
+        restorer = build_restorer(network, QualityEncoder(**architecture["encoder"]), architecture["channels"])
     load_exactly(restorer, tensors, path)
     return restorer
 

@@ -7,6 +7,7 @@ each belongs to. Nothing is skipped and nothing is left at its initial value.
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from restoration.paper import POOLING_WINDOWS_PX, PaperRestorer
@@ -65,6 +66,11 @@ def _check_shape(name: str, value: object, expected: tuple[int, ...]) -> None:
     found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
     if found != expected:
         raise ValueError(f"released weights have {name!r} of shape {found}, expected {expected}")
+    is_counter = name.endswith("num_batches_tracked")
+    if value.layout != torch.strided or value.is_meta or not (is_counter or value.is_floating_point()):
+        raise ValueError(
+            f"released weights have {name!r} as {value.dtype}, {value.layout}; plain real numbers expected"
+        )
 
 
 def _released_modules() -> Iterator[tuple[str, str]]:

@@ -38,6 +38,7 @@ def restore_image(
 
     Raises:
         ValueError: if the tile sizes do not fit, or the image's channels do not.
+        FloatingPointError: if the network's output is not finite.
     """
     planes = image[:, :, None] if image.ndim == 2 else image
     x = torch.from_numpy(planes.transpose(2, 0, 1).astype(np.float32)).div_(255)[None]  # (1, C, H, W)
@@ -69,6 +70,7 @@ def restore_tensor(
 
     Raises:
         ValueError: if the tile sizes do not fit.
+        FloatingPointError: if the network's output is not finite.
     """
     check_tiles(tile_px, overlap_px)
     rows, columns = (_cut(length, tile_px, overlap_px) for length in x.shape[-2:])
@@ -80,6 +82,8 @@ def restore_tensor(
         restored[..., row.pixels, column.pixels] += tile * weights
         if on_tile is not None:
             on_tile(1 / (len(rows) * len(columns)))
+    if not restored.isfinite().all():
+        raise FloatingPointError("the network's output is not finite; try --precision float32, or other weights")
     return restored
 
 

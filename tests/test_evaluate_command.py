@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cqe.encoder import QualityEncoder
@@ -18,6 +19,8 @@ from data.splits import bsds500_stems
 from evaluation.metrics import score
 from restoration.networks import FastOptions, NetworkConfig, build_restorer
 from restoration.published import save_restorer
+from restoration.released import load_released
+from tests.test_released import released_weights
 
 SCRIPT = Path(__file__).resolve().parent.parent / "test.py"
 
@@ -67,10 +70,13 @@ def save_image(path: Path, *shape: int, seed: int = 0) -> np.ndarray:
     return image
 
 
-def save_tiny_network(path: Path, channels: int) -> None:
-    """An untrained network whose last layer starts where the class leaves it."""
+def save_tiny_network(path: Path, channels: int, *, fill: float | None = None) -> None:
+    """An untrained network whose last layer starts where the class leaves it, or is filled with one number."""
     config = NetworkConfig("fast", fast=FastOptions(widths=(4, 4, 4), blocks_down=(0, 0, 0), blocks_up=(1, 0, 0)))
-    save_restorer(build_restorer(config, QualityEncoder(channels, width=4), channels), config, path)
+    restorer = build_restorer(config, QualityEncoder(channels, width=4), channels)
+    if fill is not None:
+        torch.nn.init.constant_(restorer.tail.weight, fill)
+    save_restorer(restorer, config, path)
 
 
 def test_json_holds_scores_of_every_image_set_and_quality(run: Callable, tmp_path: Path, live1: dict) -> None:
@@ -117,6 +123,38 @@ def test_network_is_scored_and_its_file_recorded(run: Callable, tmp_path: Path, 
     assert len(content["provenance"]["weights_sha256"]) == 64 and content["provenance"]["precision"] == precision
 
 
+def test_the_authors_file_is_scored_as_the_network_it_holds(run: Callable, tmp_path: Path) -> None:
+    torch.save(released_weights("gray"), tmp_path / "deblock_gray.pth")
+    clean = save_image(tmp_path / "one" / "photo.png", 24, 16)
+    run("evaluate", "--weights", tmp_path / "deblock_gray.pth", "--sets", tmp_path / "one", "--quality", 20,
+        "--json", tmp_path / "o.json")  # fmt: skip
+    coded = torch.tensor(compress(clean, 20))[None, None].float() / 255
+    with torch.no_grad():
+        output = load_released(released_weights("gray"), QualityEncoder)(coded)[0, 0]
+    expected = score((output.clamp(0, 1) * 255).round().byte().numpy(), clean)
+    content = json.loads((tmp_path / "o.json").read_text())
+    assert content["results"]["one"]["20"]["images"]["photo"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_network_that_gives_no_numbers_gets_no_score(refusal: Refusal, tmp_path: Path, live1: dict) -> None:
+    save_tiny_network(tmp_path / "tiny.safetensors", 1, fill=torch.nan)
+    line = refusal("evaluate", "--weights", tmp_path / "tiny.safetensors", "--sets", "live1")
+    assert "not finite" in line
+
+
+@pytest.mark.parametrize("option", ["--json", "--markdown"])
+@pytest.mark.parametrize("name", ["photo.png", "net.safetensors", "deblock_gray.pth"])
+def test_pictures_and_weights_are_no_outputs(refusal: Refusal, live1: dict, option: str, name: str) -> None:
+    assert "named like a picture or weights" in refusal(
+        "evaluate", "--weights", "jpeg", "--sets", "live1", option, name
+    )
+
+
+def test_two_outputs_need_two_names(refusal: Refusal, live1: dict, tmp_path: Path) -> None:
+    both = ["--json", tmp_path / "o", "--markdown", tmp_path / "o"]
+    assert "name two files" in refusal("evaluate", "--weights", "jpeg", "--sets", "live1", *both)
+
+
 def test_network_for_other_channels_is_refused(refusal: Refusal, tmp_path: Path, live1: dict) -> None:
     save_tiny_network(tmp_path / "tiny.safetensors", 1)
     line = refusal("evaluate", "--weights", tmp_path / "tiny.safetensors", "--sets", "live1", "--channels", "color")
@@ -161,9 +199,8 @@ def test_table_shows_measured_rows_below_the_papers(
 
 
 @pytest.mark.parametrize("number", [2, 5])
-def test_tables_not_built_yet_say_so(run: Callable, capsys: pytest.CaptureFixture, number: int) -> None:
-    run("table", number)
-    assert capsys.readouterr().out == f"Table {number} is not built yet; tables 1, 3, 4 are.\n"
+def test_tables_not_built_yet_say_so(refusal: Refusal, number: int) -> None:
+    assert f"Table {number} is not built yet; tables 1, 3, 4 are" in refusal("table", number)
 
 
 @pytest.mark.parametrize("quality", ["0", "101", "-5", "ten", "10.5"])

@@ -134,7 +134,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path) ->
     pixels = zlib.compress(b"\0" * 100)
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
     (tmp_path / "bomb.png").write_bytes(bomb)
-    with pytest.raises(ValueError, match="bomb.png is damaged or cut off .*decompression bomb") as error:
+    with pytest.raises(ValueError, match="bomb.png has more than [0-9]+ megapixels") as error:
         read_image(tmp_path / "bomb.png")
     one_line(error)
 

@@ -154,6 +154,9 @@ def test_folder_of_bsds500_training_images_is_refused_and_one_of_validation_imag
         save_random(tmp_path / split / f"{min(bsds500_stems(split))}.jpg", 16, 16, 3)
     with pytest.raises(ValueError, match="holds BSDS500 training images"):
         open_sets([str(tmp_path / "train")], tmp_path)
+    save_random(tmp_path / "train" / "holiday.jpg", 16, 16, 3)
+    with pytest.raises(ValueError, match=r"\(1 of 2\)"):
+        open_sets([str(tmp_path / "train")], tmp_path)
     assert open_sets([str(tmp_path / "val")], tmp_path)[0].name == "val"
 
 

@@ -1,5 +1,6 @@
 """Networks by name or file, and every kind of file that is none."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from cqe.encoder import QualityEncoder
 from engine.checkpoint import save_checkpoint
+from engine.weights import read_weights, save_weights
 from restoration import published
 from restoration.networks import FastOptions, NetworkConfig, build_restorer
 from restoration.paper import PaperRestorer
@@ -81,3 +83,22 @@ def test_other_torch_files_are_refused(tmp_path: Path, content: object) -> None:
         ValueError, match=r"other\.pth is neither a \.safetensors file of this project nor one of the auth"
     ):
         load_restorer(tmp_path / "other.pth")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda architecture: architecture["network"].update(name="zzz"),
+        lambda architecture: architecture["network"]["options"].update(zzz=1),
+        lambda architecture: architecture["network"]["options"].update(widths="abc"),
+        lambda architecture: architecture.pop("encoder"),
+        lambda architecture: architecture["encoder"].update(depth=3),
+    ],
+)
+def test_a_network_of_another_version_is_named(weights_dir: Path, change: Callable[[dict], object]) -> None:
+    file = next(weights_dir.glob("*.safetensors"))
+    tensors, architecture = read_weights(file, kind="restorer")
+    change(architecture)
+    save_weights(file, tensors, kind="restorer", architecture=architecture)
+    with pytest.raises(ValueError, match=rf"{file.name} describes a network that this version cannot build"):
+        load_restorer(file)
