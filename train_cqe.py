@@ -9,6 +9,7 @@ Writes `encoder.safetensors` (the best by kNN accuracy on the validation images)
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -172,15 +173,10 @@ def run(config: CqeConfig, process: Process) -> dict[str, float]:
         crops = validation_crops(config)
     dataset = ContrastivePatches(stores, config.data, seed=config.trainer.seed)
     stage = EncoderStage(config, crops)
-    placed = {"rank": process.rank, "world_size": process.world_size}
-
-    def make_loader(first_step: int, last_step: int):
-        pin_memory = process.device.type == "cuda"
-        return build_loader(dataset, first_step=first_step, last_step=last_step, pin_memory=pin_memory, **placed)
-
+    placed = {"rank": process.rank, "world_size": process.world_size, "pin_memory": process.device.type == "cuda"}
     return train(
         stage,
-        make_loader,
+        partial(build_loader, dataset, **placed),
         steps_per_epoch=len(dataset) // config.data.batch_size,
         batch_size=config.data.batch_size,
         config=config,

@@ -9,6 +9,7 @@ Writes `restorer.safetensors` (network and encoder, the best by PSNR on the vali
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -181,15 +182,10 @@ def run(config: RestorerConfig, process: Process) -> dict[str, float]:
         validation_images = open_validation_images(config)
     dataset = RestorationPatches(stores, config.data, seed=config.trainer.seed)
     stage = RestorerStage(config, encoder, validation_images)
-    placed = {"rank": process.rank, "world_size": process.world_size}
-
-    def make_loader(first_step: int, last_step: int):
-        pin_memory = process.device.type == "cuda"
-        return build_loader(dataset, first_step=first_step, last_step=last_step, pin_memory=pin_memory, **placed)
-
+    placed = {"rank": process.rank, "world_size": process.world_size, "pin_memory": process.device.type == "cuda"}
     return train(
         stage,
-        make_loader,
+        partial(build_loader, dataset, **placed),
         steps_per_epoch=len(dataset) // config.data.batch_size,
         batch_size=config.data.batch_size,
         config=config,

@@ -58,7 +58,7 @@ class StepSampler(Sampler):
 
 
 def build_loader(
-    dataset: Patches, *, first_step: int, last_step: int, rank: int = 0, world_size: int = 1, pin_memory: bool = False
+    dataset: Patches, first_step: int, last_step: int, *, rank: int = 0, world_size: int = 1, pin_memory: bool = False
 ) -> DataLoader:
     """Loader over the global steps first_step..last_step - 1; each item is this rank's share of one batch."""
     config = dataset.config

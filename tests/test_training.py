@@ -80,8 +80,8 @@ def stop_at(step: int, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let SIGTERM reach the next training when it asks for the batch of this step."""
     build_loader = SCRIPTS[stage].build_loader
 
-    def build(dataset, *, first_step: int, **options):
-        for index, batch in enumerate(build_loader(dataset, first_step=first_step, **options), start=first_step):
+    def build(dataset, first_step: int, last_step: int, **options):
+        for index, batch in enumerate(build_loader(dataset, first_step, last_step, **options), start=first_step):
             if index == step:
                 signal.raise_signal(signal.SIGTERM)
             yield batch
