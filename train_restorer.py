@@ -29,10 +29,11 @@ from engine.errors import user_errors
 from engine.logging import RunLog
 from engine.loop import Stage, train
 from engine.run import check_run_dir
+from engine.weights import load_exactly
 from evaluation.metrics import MIN_SIDE_PX, score
 from losses.reconstruction import reconstruction_loss
 from restoration.networks import NetworkConfig, build_restorer
-from restoration.published import save_restorer
+from restoration.published import load_restorer, save_restorer
 from restoration.restorer import Restorer
 
 
@@ -89,6 +90,8 @@ class RestorerConfig:
         loss: reconstruction loss.
         optim: optimiser and schedule.
         validation: measurement on the way.
+        initial_weights: trained weights, by name or file, to go on from under a new schedule; the network must be the
+            configured one, and brings its own encoder. Empty: untrained.
     """
 
     encoder: str
@@ -98,6 +101,7 @@ class RestorerConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    initial_weights: str = ""
 
 
 class RestorationObjective(nn.Module):
@@ -182,6 +186,9 @@ def run(config: RestorerConfig, process: Process) -> dict[str, float]:
         validation_images = open_validation_images(config)
     dataset = RestorationPatches(stores, config.data, seed=config.trainer.seed)
     stage = RestorerStage(config, encoder, validation_images)
+    if config.initial_weights:
+        trained = load_restorer(config.initial_weights, channels=config.data.channels)
+        load_exactly(stage.kept, trained.state_dict(), config.initial_weights)
     placed = {"rank": process.rank, "world_size": process.world_size, "pin_memory": process.device.type == "cuda"}
     return train(
         stage,

@@ -20,7 +20,7 @@ CHECKPOINT_NAME = "checkpoint.pt"
 # What may change when a run is taken up again: where things lie, how often they are written, how long it goes on. All
 # else must stay, since the run would not be the one that its config states.
 FREE_ON_RESUME = {
-    "encoder",  # its weights are in the checkpoint
+    "encoder", "initial_weights",  # all weights are in the checkpoint
     "validation",
     "data.root", "data.pack_dir", "data.num_workers",
     "trainer.run_dir", "trainer.resume", "trainer.device", "trainer.epochs", "trainer.max_steps", "trainer.max_minutes",

@@ -199,6 +199,18 @@ def test_a_loss_that_is_not_finite_ends_with_status_2_and_unharmed_weights(
     assert all(value.isfinite().all() for value in state["module"].values())
 
 
+def test_training_goes_on_from_trained_weights(settings: Callable, script: Callable, tmp_path: Path) -> None:
+    assert script("restorer", settings("restorer", run="first", max_steps=3))[0] == 0
+    first = tmp_path / "first" / "restorer.safetensors"
+    still = ["--optim.lr", "1e-20", "--initial_weights", str(first)]  # too small a rate to move a float32 weight
+    assert script("restorer", settings("restorer", run="second", max_steps=1), *still)[0] == 0
+    before, after = (load_restorer(tmp_path / run / "restorer.safetensors").state_dict() for run in ("first", "second"))
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-12)
+    wider = ["--initial_weights", str(first), "--network.fast.widths", "[8, 8, 8]"]
+    refused = script("restorer", settings("restorer", run="third"), *wider)
+    assert_refused(refused, "restorer", r"first/restorer\.safetensors: tensor '\S+' is \(.*\), the network needs \(")
+
+
 def test_colour_trains_too(settings: Callable, script: Callable, tmp_path: Path) -> None:
     for stage in ("cqe", "restorer"):
         changed = settings(stage, run=stage, max_steps=2)
