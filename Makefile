@@ -17,9 +17,9 @@ $(INSTALLED): requirements.txt
 # on photos that neither has seen. Needs no download and no GPU.
 quickstart: $(INSTALLED) clean-quickstart
 	$(BIN)/python -m data bundled --root $(QUICK)/datasets
-	@echo "--- stage 1: the quality encoder learns to tell JPEG qualities apart, without labels"
+	@echo "--- stage 1, for a minute: the quality encoder is trained to tell JPEG qualities apart, without labels"
 	$(BIN)/python train_cqe.py --config configs/cqe/quickstart.yaml
-	@echo "--- stage 2: the restoration network, guided by the frozen encoder"
+	@echo "--- stage 2, for a minute and a half: the restoration network, guided by the frozen encoder"
 	$(BIN)/python train_restorer.py --config configs/restorer/quickstart.yaml
 	@echo "--- scores on unseen photos: the JPEG itself, the network just trained, the shipped weights"
 	for weights in jpeg $(QUICK)/restorer/restorer.safetensors fast_tiny_gray; do \
