@@ -196,8 +196,6 @@ def run(config: RestorerConfig, process: Process) -> dict[str, float]:
         steps_per_epoch=len(dataset) // config.data.batch_size,
         batch_size=config.data.batch_size,
         config=config,
-        optim=config.optim,
-        trainer=config.trainer,
         process=process,
     )
 

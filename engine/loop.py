@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -21,6 +21,13 @@ from engine.ema import ExponentialMovingAverage
 from engine.logging import RunLog, described
 from engine.precision import autocast, choose_precision
 from engine.run import CHECKPOINT_NAME, Progress, TrainingState, check_run_dir, open_run_dir
+
+
+class RunConfig(Protocol):
+    """The sections that the loop reads of a stage's configuration; the others are the stage's own."""
+
+    trainer: TrainerConfig
+    optim: OptimConfig
 
 
 class Stage(ABC):
@@ -82,9 +89,7 @@ def train(
     *,
     steps_per_epoch: int,
     batch_size: int,
-    config: Any,
-    optim: OptimConfig,
-    trainer: TrainerConfig,
+    config: RunConfig,
     process: Process,
 ) -> dict[str, float]:
     """Train a stage to the end of its schedule; returns the last validation's metrics.
@@ -95,12 +100,12 @@ def train(
         steps_per_epoch: steps of one pass over the training images.
         batch_size: samples of one step over all ranks, for the images/s that are logged.
         config: the whole configuration, saved with the run and in its checkpoints.
-        optim, trainer: its sections used here.
         process: this process.
 
     Raises:
         FloatingPointError: if a loss or gradient is not finite, before the update; names step and term.
     """
+    optim, trainer = config.optim, config.trainer
     run_dir = check_run_dir(trainer)
     device, dtype = process.device, choose_precision(trainer.precision, process.device)
     memory_format = torch.channels_last if trainer.channels_last else torch.contiguous_format

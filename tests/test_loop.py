@@ -89,8 +89,6 @@ def run(
         steps_per_epoch=3,
         batch_size=4,
         config=config,
-        optim=config.optim,
-        trainer=config.trainer,
         process=ALONE,
     )
 
