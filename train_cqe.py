@@ -7,26 +7,37 @@ Writes `encoder.safetensors` (the best by kNN accuracy on the validation images)
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cqe.encoder import QualityEncoder
-from cqe.moco import MomentumContrast
-from cqe.published import save_encoder
-from data.datasets import ContrastivePatches, DataConfig, expand_qualities, open_training_stores, open_validation_store
+from cqe.fitting import fit_probe, read_coded
+from cqe.moco import EqualQualities, MomentumContrast
+from cqe.published import load_encoder, save_encoder
+from cqe.quality import QualityProbe
+from cqe.supervised import QualityClassifier
+from data.datasets import DataConfig, expand_qualities, open_training_stores, open_validation_store
 from data.loaders import build_loader, data_root
+from data.pairs import ContrastivePatches, PairsConfig
+from data.store import PixelStore
 from engine.config import OptimConfig, TrainerConfig, parse_config
 from engine.distributed import Process, gather_rows, main_first, process_group
 from engine.errors import user_errors
 from engine.logging import RunLog
 from engine.loop import Stage, train
 from engine.run import check_run_dir
-from evaluation.representation import knn_quality, quality_crops, represent
+from engine.weights import load_exactly
+from evaluation.representation import knn_quality, quality_crops, raw_rows
+
+PROBE_ROWS = 1000  # crops that the probe of a validation is fitted to; `test.py probe` takes its time and 5,000
 
 
 @dataclass(frozen=True)
@@ -55,11 +66,15 @@ class MocoConfig:
         queue_length: negatives kept, a multiple of data.batch_size.
         momentum: share of itself that the key encoder keeps at each step, 0..1.
         temperature: of the softmax over similarities, > 0.
+        equal_qualities: what keys of other images are that have the query's own quality: "negatives" (the paper's),
+            "skipped", or "positives". We coded the patches, so which are equal is known; which quality it is, is not
+            used.
     """
 
     queue_length: int = 65536
     momentum: float = 0.999
     temperature: float = 0.07
+    equal_qualities: EqualQualities = "negatives"
 
     def __post_init__(self) -> None:
         if self.queue_length < 1:
@@ -72,19 +87,27 @@ class MocoConfig:
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """How the encoder is measured while it trains: kNN quality reading on off-grid crops.
+    """How the encoder is measured while it trains: qualities read off off-grid crops of the validation images.
+
+    By nearest neighbours, and by a probe that is fitted to the encoder on training images each time; the best encoder
+    is published with its probe.
 
     Args:
         crop_size_px: side of the crops, in pixels.
         num_images: how many of the validation images, the first by name; null: all.
         qualities: as data.qualities.
+        num_probe_images: how many of the training images, evenly spread, the probe is fitted on; fewer where there are
+            fewer.
     """
 
     crop_size_px: int = 128
     num_images: int | None = None
     qualities: list[int | str] = field(default_factory=lambda: ["10..90:10"])
+    num_probe_images: int = 50
 
     def __post_init__(self) -> None:
+        if self.num_probe_images < 2:
+            raise ValueError(f"validation.num_probe_images must be at least 2, got {self.num_probe_images}")
         if self.crop_size_px < 1:
             raise ValueError(f"validation.crop_size_px must be at least 1, got {self.crop_size_px}")
         if self.num_images is not None and self.num_images < 2:
@@ -98,7 +121,10 @@ class CqeConfig:
 
     Args:
         trainer: how long, where, what is written.
+        initial_weights: encoder file to go on from under a new schedule, of the same architecture; empty: from scratch.
+        objective: "contrast", or "labels": the same encoder taught the qualities by name, to compare with.
         data: training patches.
+        pairs: how stage 1 pairs them.
         encoder: the network.
         moco: the contrast.
         optim: optimiser and schedule.
@@ -106,51 +132,83 @@ class CqeConfig:
     """
 
     trainer: TrainerConfig
+    initial_weights: str = ""
+    objective: Literal["contrast", "labels"] = "contrast"
     data: DataConfig = field(default_factory=DataConfig)
+    pairs: PairsConfig = field(default_factory=PairsConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     moco: MocoConfig = field(default_factory=MocoConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     def __post_init__(self) -> None:
-        if self.moco.queue_length % self.data.batch_size:
+        num_pairs = self.data.batch_size * self.pairs.qualities_per_image
+        if self.moco.queue_length % num_pairs:
             raise ValueError(
-                f"moco.queue_length ({self.moco.queue_length}) must be a multiple of "
-                f"data.batch_size ({self.data.batch_size})"
+                f"moco.queue_length ({self.moco.queue_length}) must be a multiple of the {num_pairs} pairs of a step: "
+                f"data.batch_size ({self.data.batch_size}) x pairs.qualities_per_image "
+                f"({self.pairs.qualities_per_image})"
             )
 
 
 class EncoderStage(Stage):
-    """The encoder in its momentum contrast; what is kept is the query encoder."""
+    """The encoder under its objective; what is kept is the (query) encoder."""
 
     name = "cqe"
     best_metric = "knn_accuracy"
     weights_name = "encoder.safetensors"
 
-    def __init__(self, config: CqeConfig, crops: tuple[Tensor, Tensor, Tensor]) -> None:
+    def __init__(
+        self, config: CqeConfig, crops: tuple[Tensor, Tensor, Tensor], probe_photos: Sequence[np.ndarray]
+    ) -> None:
         encoder = QualityEncoder(
             config.data.channels, width=config.encoder.width, remove_local_mean=config.encoder.remove_local_mean
         )
-        self.module = MomentumContrast(
-            encoder,
-            representation_size=encoder.representation_size,
-            queue_length=config.moco.queue_length,
-            momentum=config.moco.momentum,
-            temperature=config.moco.temperature,
-            gather=gather_rows,
-        )
+        if config.initial_weights:
+            trained = load_encoder(config.initial_weights, channels=config.data.channels)
+            load_exactly(encoder, trained.state_dict(), config.initial_weights)
+        self.module = (build_contrast if config.objective == "contrast" else build_classifier)(encoder, config)
         self.kept = encoder
         self.crops = crops
+        self.probe_photos = probe_photos
+        self.probe: QualityProbe | None = None  # fitted to the encoder that was validated last
 
     def inputs(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        return batch["query"].float() / 255, batch["key"].float() / 255
+        # (images, qualities, ...) -> (pairs, ...)
+        query, key, quality = (batch[name].flatten(0, 1) for name in ("query", "key", "quality"))
+        return query.float() / 255, key.float() / 255, quality
 
     def validate(self, kept: nn.Module, log: RunLog, step: int) -> dict[str, float]:
         crops, qualities, images = self.crops
-        return knn_quality(represent(kept, crops), qualities, images)
+        rows = raw_rows(kept, crops)
+        directions = F.normalize(rows, dim=1)
+        photos = self.probe_photos
+        self.probe = fit_probe(*read_coded(kept, photos, num_images=len(photos), num_rows=PROBE_ROWS)).probe
+        log.points("representation", directions, [f"Q{quality}" for quality in qualities.tolist()], step)
+        error = (self.probe(rows) - qualities).abs().mean().item()
+        return knn_quality(directions, qualities, images) | {"probe_mae": error}
 
     def publish(self, kept: nn.Module, path: Path) -> None:
-        save_encoder(kept, path)
+        save_encoder(kept, path, self.probe)
+
+
+def build_contrast(encoder: QualityEncoder, config: CqeConfig) -> MomentumContrast:
+    """The encoder in its momentum contrast."""
+    return MomentumContrast(
+        encoder,
+        representation_size=encoder.representation_size,
+        queue_length=config.moco.queue_length,
+        momentum=config.moco.momentum,
+        temperature=config.moco.temperature,
+        equal_qualities=config.moco.equal_qualities,
+        gather=gather_rows,
+    )
+
+
+def build_classifier(encoder: QualityEncoder, config: CqeConfig) -> QualityClassifier:
+    """The encoder under a layer that names the training qualities."""
+    qualities = expand_qualities(config.data.qualities)
+    return QualityClassifier(encoder, representation_size=encoder.representation_size, qualities=qualities)
 
 
 def validation_crops(config: CqeConfig) -> tuple[Tensor, Tensor, Tensor]:
@@ -164,6 +222,13 @@ def validation_crops(config: CqeConfig) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
+def probe_photos(stores: Sequence[PixelStore], num_images: int) -> list[np.ndarray]:
+    """Training images, evenly spread over all stores, as views of the packed pixels."""
+    places = [(store, index) for store in stores for index in range(len(store))]
+    chosen = np.linspace(0, len(places) - 1, min(num_images, len(places))).astype(int)
+    return [store[index] for store, index in (places[place] for place in chosen)]
+
+
 def run(config: CqeConfig, process: Process) -> dict[str, float]:
     """Train the encoder; returns the last validation's metrics."""
     check_run_dir(config.trainer)  # before anything is packed
@@ -171,8 +236,8 @@ def run(config: CqeConfig, process: Process) -> dict[str, float]:
     with main_first(process):
         stores = open_training_stores(config.data, data_root(config.data.root))
         crops = validation_crops(config)
-    dataset = ContrastivePatches(stores, config.data, seed=config.trainer.seed)
-    stage = EncoderStage(config, crops)
+    dataset = ContrastivePatches(stores, config.data, config.pairs, seed=config.trainer.seed)
+    stage = EncoderStage(config, crops, probe_photos(stores, config.validation.num_probe_images))
     placed = {"rank": process.rank, "world_size": process.world_size, "pin_memory": process.device.type == "cuda"}
     return train(
         stage,

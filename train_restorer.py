@@ -33,7 +33,7 @@ from engine.weights import load_exactly
 from evaluation.metrics import MIN_SIDE_PX, score
 from losses.reconstruction import reconstruction_loss
 from restoration.networks import NetworkConfig, build_restorer
-from restoration.published import load_restorer, save_restorer
+from restoration.published import find_probe, load_restorer, save_restorer
 from restoration.restorer import Restorer
 
 
@@ -132,6 +132,8 @@ class RestorerStage(Stage):
         self.kept = build_restorer(config.network, encoder, config.data.channels)
         self.module = RestorationObjective(self.kept, config.loss)
         self.validation_images = validation_images
+        # The encoder's probe, which goes along with it: of the file that the encoder's weights come from.
+        self.probe = find_probe(config.initial_weights or config.encoder)
 
     def inputs(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         return batch["degraded"].float() / 255, batch["clean"].float() / 255
@@ -158,7 +160,7 @@ class RestorerStage(Stage):
         return means | by_quality
 
     def publish(self, kept: nn.Module, path: Path) -> None:
-        save_restorer(kept, self.config.network, path)
+        save_restorer(kept, self.config.network, path, probe=self.probe)
 
 
 def open_validation_images(config: RestorerConfig) -> list[np.ndarray]:

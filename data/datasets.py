@@ -1,4 +1,4 @@
-"""The two training sets: patches that share a quality (stage 1), degraded and clean patches (stage 2).
+"""What the training sets of both stages share, and stage 2's: degraded and clean patches (stage 1's: `data.pairs`).
 
 Every sample is a pure function of (seed, epoch, index): any number of workers, ranks or restarts gives the same stream.
 """
@@ -36,7 +36,8 @@ class DataConfig:
         aligned_share: share of patches whose corner is on the coding grid (8x8 for luma, 16x16 for 4:2:0 colour), 0..1;
             the others start anywhere.
         full_range_share: share of luma patches in JFIF's range 0..255, 0..1; the others are in 16..235 as in the tests.
-        batch_size: patches (stage 1: pairs) of one step, over all processes together.
+        batch_size: images of one step, over all processes together; stage 2 cuts one patch of each, stage 1 one pair
+            for each of `pairs.qualities_per_image`.
         num_workers: loader processes per training process; 0 loads in the training process itself.
     """
 
@@ -137,7 +138,7 @@ class Patches(Dataset):
         if self.config.channels == 1:
             clean = luma(clean, full_range=is_full_range)
         inner = box.within(around).slices
-        return _planes(compress(clean, quality)[inner]), _planes(clean[inner])
+        return as_planes(compress(clean, quality)[inner]), as_planes(clean[inner])
 
     def _place(self, shape: tuple[int, ...], rng: np.random.Generator) -> Box:
         size = self.config.patch_size_px
@@ -148,21 +149,6 @@ class Patches(Dataset):
 
     def _draw_range(self, rng: np.random.Generator) -> bool:
         return bool(rng.random() < self.config.full_range_share)
-
-
-class ContrastivePatches(Patches):
-    """Stage 1: two patches of one coded image, so of one quality; different samples come from different images.
-
-    Item (epoch, index) is {"query": (C, P, P) uint8, "key": (C, P, P) uint8, "quality": int}. The quality is there for
-    measuring, the loss never sees it. Source: Sec. 3.1 of the paper.
-    """
-
-    def __getitem__(self, position: tuple[int, int]) -> dict:
-        image, quality, rng = self._start(*position)
-        is_full_range = self._draw_range(rng)
-        query, _ = self._patch(image, quality, is_full_range, rng)
-        key, _ = self._patch(image, quality, is_full_range, rng)
-        return {"query": query, "key": key, "quality": quality}
 
 
 class RestorationPatches(Patches):
@@ -201,6 +187,7 @@ def open_validation_store(config: DataConfig, root: Path, *, num_images: int | N
     return open_store(folder, config.pack_dir).first(num_images)
 
 
-def _planes(image: np.ndarray) -> Tensor:
+def as_planes(image: np.ndarray) -> Tensor:
+    """(H, W) or (H, W, C) to (C, H, W), copied."""
     planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
     return torch.from_numpy(np.array(planes))  # a copy: decoded pixels are read-only

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -61,6 +61,11 @@ class RunLog:
         """A (C, H, W) tensor in [0, 1] as a TensorBoard picture."""
         if self.is_main:
             self._writer.add_image(name, image.clamp(0, 1), step)
+
+    def points(self, name: str, rows: Tensor, labels: Sequence[str], step: int) -> None:
+        """(N, D) rows with a label each, for TensorBoard's projector."""
+        if self.is_main:
+            self._writer.add_embedding(rows, metadata=list(labels), global_step=step, tag=name)
 
     def close(self) -> None:
         if not self.is_main:

@@ -174,7 +174,10 @@ def train(
                 group["lr"] = rate
 
             batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-            inputs = [value.contiguous(memory_format=memory_format) for value in stage.inputs(batch)]
+            inputs = [
+                value.contiguous(memory_format=memory_format) if value.ndim == 4 else value
+                for value in stage.inputs(batch)
+            ]
             with autocast(device, dtype):
                 losses = model(*inputs)
             optimizer.zero_grad(set_to_none=True)

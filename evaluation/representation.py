@@ -1,9 +1,10 @@
-"""How well a representation tells compression qualities apart: nearest neighbours among other images."""
+"""How well a representation tells compression qualities apart: nearest neighbours of other images, content check."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.color import luma, to_tensor
@@ -39,21 +40,69 @@ def quality_crops(
     return torch.stack(crops), torch.tensor(labels), torch.tensor(images)
 
 
-@torch.no_grad()
 def represent(encoder: nn.Module, crops: Tensor, *, batch_size: int = 32) -> Tensor:
-    """Representations of unit length: (N, C, H, W) -> (N, D) float32 on the CPU."""
+    """Representations of unit length: (N, C, H, W) -> (N, D) float32 on the CPU. Otherwise as `raw_rows`."""
+    return F.normalize(raw_rows(encoder, crops, batch_size=batch_size), dim=1)
+
+
+@torch.no_grad()
+def raw_rows(encoder: nn.Module, crops: Tensor, *, batch_size: int = 32) -> Tensor:
+    """Representations as the encoder gives them.
+
+    Args:
+        encoder: maps (N, C, H, W) to (representation, features).
+        crops: (N, C, H, W), floating point in [0, 1] or uint8.
+
+    Returns:
+        (N, D) float32 on the CPU.
+    """
     device = next(encoder.parameters()).device
-    parts = [encoder(part.to(device))[0].float().cpu() for part in crops.split(batch_size)]
-    return nn.functional.normalize(torch.cat(parts), dim=1)
+    parts = []
+    for part in crops.split(batch_size):
+        part = part.to(device)
+        part = part if part.is_floating_point() else part.float() / 255
+        parts.append(encoder(part)[0].float().cpu())
+    return torch.cat(parts)
 
 
 def knn_quality(
     representations: Tensor, qualities: Tensor, images: Tensor, *, num_neighbours: int = 5
 ) -> dict[str, float]:
-    """Quality read off the nearest neighbours that belong to other images.
+    """Quality read off the nearest neighbours, by cosine, that belong to other images.
 
     Args:
         representations: (N, D), rows of unit length.
+        qualities, images, num_neighbours: as in `vote`.
+
+    Returns, raises: as `vote`.
+    """
+    return vote(-representations @ representations.T, qualities, images, num_neighbours=num_neighbours)
+
+
+def knn_quality_of_readings(
+    readings: Tensor, qualities: Tensor, images: Tensor, *, num_neighbours: int = 5, seed: int = 0
+) -> dict[str, float]:
+    """The same for one number an image, by absolute difference.
+
+    Many readings are equal. The rows are put in a random order first, so that no quality is the nearest among equals
+    for standing first.
+
+    Args:
+        readings: (N,).
+        qualities, images, num_neighbours: as in `vote`.
+
+    Returns, raises: as `vote`.
+    """
+    order = torch.randperm(len(readings), generator=torch.Generator().manual_seed(seed))
+    readings, qualities, images = readings[order].double(), qualities[order], images[order]
+    return vote((readings[:, None] - readings).abs(), qualities, images, num_neighbours=num_neighbours)
+
+
+def vote(distances: Tensor, qualities: Tensor, images: Tensor, *, num_neighbours: int = 5) -> dict[str, float]:
+    """Quality read off the nearest rows that belong to other images.
+
+    Args:
+        distances: (N, N) floating point, between the rows; any increasing function of them will do.
         qualities: (N,) labels.
         images: (N,) which image each row is of; neighbours of the same image do not count.
         num_neighbours: how many vote, fewer where the other images have no more rows; ties go to the lower quality.
@@ -69,10 +118,33 @@ def knn_quality(
     num_others = int((~is_same_image).sum(dim=1).min())
     if num_others == 0:
         raise ValueError("neighbours must be of other images, but all crops are of one: validate on two images or more")
-    similarity = (representations @ representations.T).masked_fill(is_same_image, -torch.inf)  # (N, N)
-    nearest = qualities[similarity.topk(min(num_neighbours, num_others), dim=1).indices]  # (N, voters)
+    others = distances.masked_fill(is_same_image, torch.inf)  # (N, N)
+    nearest = qualities[others.topk(min(num_neighbours, num_others), dim=1, largest=False).indices]  # (N, voters)
     voted = nearest.mode(dim=1).values
     return {
         "knn_accuracy": (voted == qualities).float().mean().item(),
         "knn_mae": (nearest.float().mean(dim=1) - qualities).abs().mean().item(),
+    }
+
+
+def content_check(distances: Tensor, qualities: Tensor, images: Tensor) -> dict[str, float]:
+    """Whether what an image shows weighs more than its quality: two kinds of pairs, and how far apart they are.
+
+    Args:
+        distances: (N, N) between the rows: 1 - cosine of representations, absolute difference of readings.
+        qualities, images: (N,) labels.
+
+    Returns:
+        "same_image_distance": mean over pairs of one image at two qualities.
+        "same_quality_distance": mean over pairs of two images at one quality.
+        "content_ratio": the second divided by the first. 0: only quality counts. Below 1: quality outweighs content.
+            Large: only content counts. Infinite, or not a number, where the first is 0.
+    """
+    is_same_image, is_same_quality = (labels[:, None] == labels[None, :] for labels in (images, qualities))
+    same_image = distances[is_same_image & ~is_same_quality].mean()
+    same_quality = distances[~is_same_image & is_same_quality].mean()
+    return {
+        "same_image_distance": same_image.item(),
+        "same_quality_distance": same_quality.item(),
+        "content_ratio": (same_quality / same_image).item(),  # tensors: 0 / 0 gives a value and no exception
     }

@@ -1,10 +1,11 @@
 """Many photos: which files are restored, where each goes, and one after the other with progress."""
 
 import os
+import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ from restoration.tiling import TILE_PX
 PHOTO_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm",
 )  # fmt: skip
+# An image, (H, W) or (H, W, 3), uint8 or uint16 -> the quality, 1..100, and its standard error.
+ReadQuality = Callable[[np.ndarray], tuple[float, float]]
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} photos [{elapsed}<{remaining}]"
 
 
@@ -80,15 +83,19 @@ def make_folder(folder: str | Path) -> None:
         raise ValueError(f"cannot write to the folder {folder} ({reason}); give another output folder") from None
 
 
-def restore_files(restorer: nn.Module, jobs: Sequence[Job], *, tile_px: int = TILE_PX) -> list[str]:
+def restore_files(
+    restorer: nn.Module, jobs: Sequence[Job], *, tile_px: int = TILE_PX, read_quality: ReadQuality | None = None
+) -> list[str]:
     """Restore photos; those that fail are left out and the others still restored.
 
-    Shows a progress bar on a terminal, and prints a line per photo elsewhere.
+    Prints the JPEG quality that each photo is read to have, `a.jpg: JPEG quality about 23 +- 4`. Shows a progress bar
+    on a terminal, and prints a further line per photo elsewhere.
 
     Args:
         restorer: a `Restorer` in eval mode; it runs on its device, in the precision of the surrounding autocast.
         jobs: from `plan`, with the output folder made.
         tile_px: see `restoration.tiling`.
+        read_quality: gives a photo's quality and its standard error; None prints neither.
 
     Returns:
         One line per photo that could not be restored, naming it and the reason.
@@ -100,6 +107,10 @@ def restore_files(restorer: nn.Module, jobs: Sequence[Job], *, tile_px: int = TI
             started = time.perf_counter()
             try:
                 photo = read_photo(job.source)
+                if read_quality is not None:
+                    quality, spread = read_quality(photo.pixels)
+                    reading = f"JPEG quality about {quality:.0f} +- {max(spread, 1):.0f}"
+                    bar.write(f"{job.source}: {reading}", file=sys.stdout)
                 save_photo(restore_photo(restorer, photo, tile_px=tile_px, on_tile=bar.update), job.target)
             except (ValueError, OSError, FloatingPointError) as error:
                 message = " ".join(str(error).split())

@@ -6,7 +6,8 @@ The one module of this package that knows the encoder's: a weight file holds bot
 from pathlib import Path
 
 from cqe.encoder import QualityEncoder
-from cqe.published import encoder_architecture
+from cqe.published import encoder_architecture, is_encoder, load_encoder, load_probe, with_probe, without_probe
+from cqe.quality import QualityProbe, QualityReader
 from engine.checkpoint import load_tensors
 from engine.weights import describing, load_exactly, read_weights, save_weights
 from restoration.networks import NetworkConfig, build_restorer
@@ -43,18 +44,58 @@ def load_restorer(name_or_path: str | Path, *, channels: int | None = None) -> R
     return restorer.eval()
 
 
-def save_restorer(restorer: Restorer, config: NetworkConfig, path: str | Path, *, is_half: bool = False) -> None:
-    """Write a network and its encoder to one `.safetensors` file, atomically; `is_half` stores float16."""
+def load_quality_encoder(name_or_path: str | Path, *, channels: int | None = None) -> QualityEncoder:
+    """The quality encoder, in eval mode, of an encoder's or a restorer's file or name. Errors as `load_restorer`."""
+    path = find_weights(name_or_path)
+    if is_encoder(path):
+        return load_encoder(path, channels=channels)
+    return load_restorer(path, channels=channels).encoder.network
+
+
+def load_reader(name_or_path: str | Path, restorer: Restorer) -> QualityReader | None:
+    """A reader of JPEG qualities that uses the restorer's encoder; None if its file holds no probe.
+
+    Args:
+        name_or_path: what the restorer was loaded from.
+        restorer: on the device to read on.
+    """
+    probe = find_probe(name_or_path)
+    return None if probe is None else QualityReader(restorer.encoder.network, probe)
+
+
+def find_probe(name_or_path: str | Path) -> QualityProbe | None:
+    """The probe in the file of an encoder or a restorer; None where there is none. Errors as `load_restorer`."""
+    path = find_weights(name_or_path)
+    return load_probe(path) if path.suffix.lower() == SUFFIX else None
+
+
+def save_restorer(
+    restorer: Restorer,
+    config: NetworkConfig,
+    path: str | Path,
+    *,
+    probe: QualityProbe | None = None,
+    is_half: bool = False,
+) -> None:
+    """Write a network, its encoder and the encoder's probe to one `.safetensors` file, atomically.
+
+    Args:
+        restorer, config: the network, and what it was built from.
+        path: the file.
+        probe: of this very encoder; None writes none.
+        is_half: store float16. For the probe that is enough: it moves estimates by some hundredths of a point.
+    """
     architecture = {
         "channels": restorer.channels,
         "network": config.described(),
         "encoder": encoder_architecture(restorer.encoder.network),
     }
-    save_weights(path, restorer.state_dict(), kind="restorer", architecture=architecture, is_half=is_half)
+    tensors = with_probe(restorer.state_dict(), probe)
+    save_weights(path, tensors, kind="restorer", architecture=architecture, is_half=is_half)
 
 
 def store_half(source: str | Path, target: str | Path) -> None:
-    """Write a network's weight file again with float16 numbers, half the size.
+    """Write a network's weight file, its probe included, again with float16 numbers, half the size.
 
     Raises:
         FileNotFoundError, ValueError: as `load_restorer`; and if either is no `.safetensors` file.
@@ -85,7 +126,7 @@ def _load_ours(path: Path) -> Restorer:
     with describing(path):
         network = NetworkConfig.of(**architecture["network"])
         restorer = build_restorer(network, QualityEncoder(**architecture["encoder"]), architecture["channels"])
-    load_exactly(restorer, tensors, path)
+    load_exactly(restorer, without_probe(tensors), path)
     return restorer
 
 

@@ -2,30 +2,34 @@
 
     torchrun --standalone --nproc_per_node=2 tests/distributed_worker.py RESTORER_CONFIG CQE_CONFIG OUTPUT_FOLDER
 
-Trains both stages with the scripts' own `run`, and writes what this process alone knows to OUTPUT_FOLDER/rank<r>.pt:
-the keys it computed at each step, the queue it ended with, and the weights it ended with.
+Trains both stages with the scripts' own `run`, and the contrast of a linear encoder; writes what this process alone
+knows to OUTPUT_FOLDER/rank<r>.pt: the keys and qualities it had at each step, the queue and weights it ended with.
 """
 
 import sys
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 import train_cqe
 import train_restorer
+from cqe.moco import MomentumContrast
 from engine.config import parse_config
-from engine.distributed import gather_rows, mean_over_ranks, process_group
+from engine.distributed import Process, gather_rows, mean_over_ranks, process_group
+
+EQUAL_QUALITIES = ("negatives", "skipped", "positives")
 
 
 def main() -> None:
     restorer_config, cqe_config, output = sys.argv[1:]
     torch.set_num_threads(1)
-    keys: list[Tensor] = []
+    gathered: dict[int, list[Tensor]] = {2: [], 1: []}  # keys and qualities, by their number of dimensions
     stages = []
 
     def recording_gather(rows: Tensor) -> Tensor:
-        keys.append(rows.clone())
+        gathered[rows.ndim].append(rows.clone())
         return gather_rows(rows)
 
     def recording(train):
@@ -43,15 +47,55 @@ def main() -> None:
         train_cqe.run(parse_config(train_cqe.CqeConfig, ["--config", cqe_config]), process)
         restorer, encoder = stages
         seen = {
-            "keys": torch.stack(keys),
+            "keys": torch.stack(gathered[2]),
+            "qualities": torch.stack(gathered[1]),
             "queue": encoder.module.queue,
+            "queue_quality": encoder.module.queue_quality,
             "restorer": restorer.module.state_dict(),
             "query_encoder": dict(encoder.module.query_encoder.named_parameters()),
             "key_encoder": dict(encoder.module.key_encoder.named_parameters()),
             "gathered": gather_rows(torch.full((2, 3), float(process.rank))),
             "mean": mean_over_ranks(torch.tensor([float(process.rank), 4.0])),
+            "contrast": {mode: contrast_steps(mode, process) for mode in EQUAL_QUALITIES},
         }
         torch.save(seen, Path(output) / f"rank{process.rank}.pt")
+
+
+class LinearEncoder(nn.Module):
+    """(N, 1, 4, 4) -> (N, 5). It has no batch normalisation, whose statistics would be each process's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return self.linear(x.flatten(1)), []
+
+
+def contrast_steps(mode: str, process: Process, *, num_steps: int = 5) -> dict:
+    """Losses, gradients and last state of a few steps of contrast, this process training on its share of each batch."""
+    torch.manual_seed(1)
+    moco = MomentumContrast(
+        LinearEncoder(),
+        representation_size=5,
+        queue_length=8,
+        momentum=0.9,
+        temperature=0.2,
+        equal_qualities=mode,
+        gather=gather_rows,
+    )
+    model = moco if process.world_size == 1 else DistributedDataParallel(moco, broadcast_buffers=False)
+    optimizer = torch.optim.SGD(moco.query_encoder.parameters(), lr=0.5)
+    losses, gradients = [], []
+    for _ in range(num_steps):
+        batch = (torch.rand(4, 1, 4, 4), torch.rand(4, 1, 4, 4), torch.randint(0, 3, (4,)))
+        loss = model(*(values.chunk(process.world_size)[process.rank] for values in batch))["total"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(mean_over_ranks(loss.detach()))
+        gradients.append(moco.query_encoder.linear.weight.grad.clone())
+    return {"losses": torch.stack(losses), "gradients": torch.stack(gradients), "state": dict(moco.state_dict())}
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def test_lists_are_replaced_and_tuples_keep_their_length(parse) -> None:
     [
         ("optm: {lr: 1}", r"unknown key 'optm' in \S+config\.yaml; did you mean 'optim'\?"),
         ("optim: {lrr: 1}", r"unknown key 'optim\.lrr' in \S+config\.yaml; did you mean 'lr'\?"),
-        ("moco: {zzz: 1}", r"unknown key 'moco\.zzz' in \S+; known keys: queue_length, momentum, temperature"),
+        ("moco: {zzz: 1}", r"unknown key 'moco\.zzz' in \S+; known keys: queue_length, momentum, temperature, equal_"),
         ("1: 2", r"unknown key '1' in \S+config\.yaml"),
         ("optim: {lr: 1, lr: 2}", r"config\.yaml is not valid YAML: key 'lr' is given twice \(again in line 2\)"),
         ("trainer: {run_dir: b}", r"config\.yaml is not valid YAML: key 'trainer' is given twice \(again in line 2\)"),
@@ -91,7 +91,23 @@ def test_lists_are_replaced_and_tuples_keep_their_length(parse) -> None:
         ("encoder: {width: 0}", r"encoder\.width must be at least 8, got 0.*config\.yaml"),
         ("moco: {momentum: 2}", r"moco\.momentum must be within 0\.\.1, got 2\.0.*config\.yaml"),
         ("moco: {temperature: 0}", r"moco\.temperature must be > 0, got 0\.0.*config\.yaml"),
-        ("moco: {queue_length: 100}", r"moco\.queue_length \(100\) must be a multiple of data\.batch_size \(8\)"),
+        (
+            "moco: {queue_length: 100}",
+            r"moco\.queue_length \(100\) must be a multiple of the 8 pairs of a step: data\.b",
+        ),
+        (
+            "pairs: {qualities_per_image: 3}",
+            r"moco\.queue_length \(65536\) must be a multiple of the 24 pairs of a step: data\.batch_size \(8\) x "
+            r"pairs\.qualities_per_image \(3\)",
+        ),
+        ("moco: {equal_qualities: kept}", r"moco\.equal_qualities.*negatives.*skipped.*positives.*kept.*config\.yaml"),
+        ("objective: cluster", r"objective.*contrast.*labels.*cluster.*config\.yaml"),
+        ("pairs: {share: 1}", r"unknown key 'pairs\.share' in \S+config\.yaml; did you mean 'double_share'\?"),
+        ("pairs: {qualities_per_image: 0}", r"pairs\.qualities_per_image must be at least 1, got 0.*config\.yaml"),
+        ("pairs: {double_share: 1.5}", r"pairs\.double_share and .* at most 1 together, got 1\.5 and 0\.0.*config\.ya"),
+        ("pairs: {resized_share: .nan}", r"pairs\.double_share and .* at most 1 together, got 0\.0 and nan.*config\.y"),
+        ("pairs: {scales: [0.7, 0.6]}", r"pairs\.scales must be two numbers in order, within 0\.5\.\.1.*config\.yaml"),
+        ("pairs: {second_qualities: [0]}", r"pairs\.second_qualities: '0' is no quality within 1\.\.100.*config\.yaml"),
         ("? [a]\n: b", r"config\.yaml is not valid YAML: .*unhashable key"),
         ("a: [b", r"config\.yaml is not valid YAML: .*expected"),
     ],
@@ -177,7 +193,8 @@ def test_configs_cannot_be_changed() -> None:
         OptimConfig().lr = 1.0
 
 
-SHIPPED = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.stem != "smoke")
+OVERLAYS = {"smoke", "supervised"}  # laid over another config
+SHIPPED = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.stem not in OVERLAYS)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -200,6 +217,16 @@ def test_shipped_configs_say_how_they_are_run(path: Path) -> None:
     header = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
     script = {"cqe": "train_cqe.py", "restorer": "train_restorer.py"}[path.parent.name]
     assert f"{script} --config configs/{path.parent.name}/{path.name}" in header or path.stem == "quickstart"
+
+
+@pytest.mark.parametrize("path", [path for path in SHIPPED if path.parent.name == "cqe"], ids=lambda path: path.stem)
+def test_the_supervised_overlay_changes_the_objective_alone(path: Path) -> None:
+    overlay = path.with_stem("supervised")
+    labels = to_dict(parse_config(CqeConfig, [f"--config={path}", f"--config={overlay}"]))
+    contrast = to_dict(parse_config(CqeConfig, [f"--config={path}"]))
+    assert (labels.pop("objective"), contrast.pop("objective")) == ("labels", "contrast")
+    assert labels["trainer"].pop("run_dir") != contrast["trainer"].pop("run_dir")
+    assert labels == contrast
 
 
 def assert_one_line(complaint: str, parse) -> None:

@@ -1,104 +1,32 @@
-"""The training sets: patches against whole coded images; a sample follows from its position alone."""
+"""Stage 2's training set and what stage 1's shares with it: patches of whole coded images, from a position alone."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 from data.augment import NUM_SYMMETRIES, symmetry
-from data.color import luma
-from data.datasets import (
-    ContrastivePatches,
-    DataConfig,
-    Patches,
-    RestorationPatches,
-    expand_qualities,
-    open_training_stores,
-)
+from data.datasets import DataConfig, Patches, RestorationPatches, expand_qualities, open_training_stores
 from data.jpeg import compress
 from data.splits import bsds500_stems
-from data.store import PixelStore, open_store
+from data.store import PixelStore
+from tests.patches import corners, noise, pack_images, settings, three_images, wholes
 
 Pack = Callable[..., PixelStore]
 
 
 @pytest.fixture
 def pack(tmp_path: Path) -> Pack:
-    """Packs the given images as 0.png, 1.png, ..."""
-
-    def packed(*images: np.ndarray) -> PixelStore:
-        (tmp_path / "set").mkdir()
-        for index, image in enumerate(images):
-            Image.fromarray(image).save(tmp_path / "set" / f"{index}.png")
-        return open_store(tmp_path / "set", tmp_path / "packs")
-
-    return packed
-
-
-def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return partial(pack_images, tmp_path)
 
 
 def flat(level: int) -> np.ndarray:
     return np.full((16, 16, 3), level, np.uint8)
-
-
-def three_images() -> list[np.ndarray]:
-    return [noise(38, 45, seed=1), noise(33, 60, seed=2), noise(41, 41, seed=3)]  # off the grid on all sides
-
-
-def settings(**given: object) -> DataConfig:
-    defaults = {"patch_size_px": 16, "qualities": ["5..95"], "aligned_share": 0.5, "batch_size": 2, "num_workers": 0}
-    return DataConfig(**(defaults | given))
-
-
-def wholes(store: PixelStore, *, channels: int, full_range: bool = False) -> Iterator[np.ndarray]:
-    """Every symmetry of every image, as the plane or planes that get coded."""
-    for image in store:
-        for index in range(NUM_SYMMETRIES):
-            turned = np.ascontiguousarray(symmetry(image, index))
-            yield turned if channels == 3 else luma(turned, full_range=full_range)
-
-
-def corners(patch: Tensor, image: np.ndarray) -> set[tuple[int, int]]:
-    """Where in an image a patch of it lies: (C, P, P) in (H, W) or (H, W, 3), as (top, left)."""
-    wanted = patch.permute(1, 2, 0).numpy().reshape(*patch.shape[1:], *image.shape[2:])  # (P, P) or (P, P, 3)
-    size = len(wanted)
-    begins_alike = image[: 1 - size or None, : 1 - size or None] == wanted[0, 0]
-    if image.ndim == 3:
-        begins_alike = begins_alike.all(axis=2)
-    places = ((int(top), int(left)) for top, left in np.argwhere(begins_alike))
-    return {(top, left) for top, left in places if np.array_equal(image[top : top + size, left : left + size], wanted)}
-
-
-def assert_same(sample: dict, other: dict) -> None:
-    torch.testing.assert_close(sample, other, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_two_patches_of_a_sample_are_of_one_coded_image(pack: Pack, channels: int) -> None:
-    store = pack(*three_images())
-    dataset = ContrastivePatches([store], settings(channels=channels), seed=7)
-    for epoch in range(3):
-        for index in range(len(dataset)):
-            sample = dataset[epoch, index]
-            assert sample["query"].shape == sample["key"].shape == (channels, 16, 16)
-            coded = [compress(whole, sample["quality"]) for whole in wholes(store, channels=channels)]
-            sources = [image for image in coded if corners(sample["query"], image) and corners(sample["key"], image)]
-            assert len(sources) == 1
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_the_two_patches_lie_apart_and_samples_are_of_different_images(pack: Pack, channels: int) -> None:
-    dataset = ContrastivePatches([pack(*three_images())], settings(channels=channels), seed=7)
-    samples = [dataset[0, index] for index in range(3)]
-    assert not any(torch.equal(sample["query"], sample["key"]) for sample in samples)
-    assert len({sample["quality"] for sample in samples}) > 1
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -128,16 +56,6 @@ def test_full_range_share_chooses_the_luma(pack: Pack, share: float, expected: s
         if any(corners(clean, plane) for plane in planes)
     }
     assert drawn == expected
-
-
-def test_both_patches_of_a_contrastive_sample_are_of_one_range(pack: Pack) -> None:
-    store = pack(noise(24, 24))
-    dataset = ContrastivePatches([store], settings(full_range_share=0.5), seed=0)
-    for epoch in range(12):
-        sample = dataset[epoch, 0]
-        planes = [plane for full_range in (False, True) for plane in wholes(store, channels=1, full_range=full_range)]
-        coded = [compress(plane, sample["quality"]) for plane in planes]
-        assert any(corners(sample["query"], image) and corners(sample["key"], image) for image in coded)
 
 
 def drawn_corners(dataset: Patches, count: int) -> Counter:
@@ -184,17 +102,16 @@ def test_all_eight_symmetries_are_drawn(pack: Pack) -> None:
     assert drawn == set(range(NUM_SYMMETRIES))
 
 
-@pytest.mark.parametrize("kind", [ContrastivePatches, RestorationPatches])
-def test_a_sample_follows_from_seed_epoch_and_index_alone(pack: Pack, kind: type[Patches]) -> None:
+def test_a_sample_follows_from_seed_epoch_and_index_alone(pack: Pack) -> None:
     store, config = pack(*three_images()), settings(full_range_share=0.5)
-    dataset = kind([store], config, seed=5)
+    dataset = RestorationPatches([store], config, seed=5)
     asked = {position: dataset[position] for position in [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]}
-    again = kind([store], config, seed=5)
+    again = RestorationPatches([store], config, seed=5)
     np.random.default_rng(0).random()
     torch.manual_seed(99)  # the global generators play no part
     for position in reversed(asked):
-        assert_same(again[position], asked[position])
-    differing = [asked[1, 0], kind([store], config, seed=6)[0, 0], asked[0, 1]]
+        torch.testing.assert_close(again[position], asked[position], rtol=0, atol=0)
+    differing = [asked[1, 0], RestorationPatches([store], config, seed=6)[0, 0], asked[0, 1]]
     for other in differing:
         assert any(not torch.equal(torch.as_tensor(other[key]), torch.as_tensor(asked[0, 0][key])) for key in other)
 

@@ -15,6 +15,7 @@ from cqe.published import save_encoder
 from engine.checkpoint import load_checkpoint
 from engine.config import parse_config
 from engine.distributed import Process, choose_device, gather_rows, mean_over_ranks, process_group, wait_for_all
+from tests.distributed_worker import EQUAL_QUALITIES, contrast_steps
 from tests.synthetic import cqe_settings, make_data_root, restorer_settings, write_config
 
 ROOT = Path(__file__).parent.parent
@@ -50,7 +51,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("alone", "pair"):
         settings = restorer_settings(root, folder / name, folder / "encoder.safetensors", **limits)
         write_config(folder / f"{name}.yaml", settings)
-    write_config(folder / "pair_cqe.yaml", cqe_settings(root, folder / "pair_cqe", **limits))
+    pairs = {"qualities_per_image": 2}
+    moco = {"queue_length": 16, "momentum": 0.9, "temperature": 0.2, "equal_qualities": "positives"}
+    encoder_settings = cqe_settings(root, folder / "pair_cqe", **limits) | {"pairs": pairs, "moco": moco}
+    write_config(folder / "pair_cqe.yaml", encoder_settings)
 
     train_restorer.run(
         parse_config(train_restorer.RestorerConfig, ["--config", str(folder / "alone.yaml")]),
@@ -90,14 +94,26 @@ def test_two_processes_train_the_restorer_as_one_does(folder: Path, ranks: list[
 
 
 @pytest.mark.ddp
+@pytest.mark.parametrize("mode", EQUAL_QUALITIES)
+def test_two_processes_contrast_as_one_does(ranks: list[dict], mode: str) -> None:
+    alone = contrast_steps(mode, Process(0, 1, torch.device("cpu")))
+    assert alone["losses"].isfinite().all() and alone["gradients"].any()
+    for rank in ranks:
+        # Sums over the batch are taken in another order in float32; a loss is about 2, a gradient of it likewise.
+        torch.testing.assert_close(rank["contrast"][mode], alone, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ranks[0]["contrast"], ranks[1]["contrast"], rtol=0, atol=0)
+
+
+@pytest.mark.ddp
 def test_both_processes_keep_the_queue_of_all_keys_in_rank_order(ranks: list[dict]) -> None:
-    queue = ranks[0]["queue"]
-    torch.testing.assert_close(ranks[1]["queue"], queue, rtol=0, atol=0)
-    keys = torch.cat([rank["keys"] for rank in ranks], dim=1)  # (steps, 2 ranks * N / 2, D)
-    assert keys.shape[:2] == (NUM_STEPS, 4) and len(queue) == 8
-    # The queue holds two batches: after five steps the last is in its first half and the one before in its second.
-    torch.testing.assert_close(queue, torch.cat([keys[4], keys[3]]), rtol=0, atol=0)
-    assert not torch.equal(ranks[0]["keys"], ranks[1]["keys"])
+    for kept, seen in (("queue", "keys"), ("queue_quality", "qualities")):
+        queue = ranks[0][kept]
+        torch.testing.assert_close(ranks[1][kept], queue, rtol=0, atol=0)
+        rows = torch.cat([rank[seen] for rank in ranks], dim=1)  # (steps, 2 ranks * 2 images * 2 qualities[, D])
+        assert rows.shape[:2] == (NUM_STEPS, 8) and len(queue) == 16
+        # The queue holds two batches: after five steps the last is in its first half and the one before in its second.
+        torch.testing.assert_close(queue, torch.cat([rows[4], rows[3]]), rtol=0, atol=0)
+        assert not torch.equal(ranks[0][seen], ranks[1][seen])
 
 
 @pytest.mark.ddp

@@ -1,5 +1,6 @@
-"""Reading a quality off nearest neighbours: only other images count, crops are of coded whole images."""
+"""Reading a quality off nearest neighbours: only other images count, crops are of coded whole images; content check."""
 
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,14 @@ from torch import Tensor, nn
 from data.color import luma, to_image
 from data.jpeg import compress
 from data.store import PixelStore, open_store
-from evaluation.representation import knn_quality, quality_crops, represent
+from evaluation.representation import (
+    content_check,
+    knn_quality,
+    knn_quality_of_readings,
+    quality_crops,
+    raw_rows,
+    represent,
+)
 
 
 @pytest.fixture
@@ -93,6 +101,59 @@ def test_a_single_image_is_refused() -> None:
         knn_quality(one_hot(qualities), qualities, images)
 
 
+def test_readings_are_neighbours_by_their_difference() -> None:
+    # Two other images each; the readings' nearest are 12 and 31, 11 and 31, 12 and 11.
+    readings, qualities = torch.tensor([11.0, 12.0, 31.0]), torch.tensor([10, 20, 30])
+    measured = knn_quality_of_readings(readings, qualities, torch.arange(3), num_neighbours=1)
+    assert measured == {"knn_accuracy": 0.0, "knn_mae": pytest.approx((10 + 10 + 10) / 3)}
+    qualities, images = labelled(6, [10, 40, 90])
+    assert knn_quality_of_readings(qualities, qualities, images) == {"knn_accuracy": 1.0, "knn_mae": 0.0}
+
+
+def test_equal_readings_favour_no_quality() -> None:
+    # All equal: the neighbours are five rows by chance. In the order given they would be of one image, or one quality.
+    qualities, images = labelled(40, [10, 20, 30, 40, 50, 60, 70, 80, 90])
+    errors = []
+    for seed in range(30):
+        measured = knn_quality_of_readings(torch.zeros(360), qualities, images, seed=seed)
+        assert measured["knn_accuracy"] == pytest.approx(1 / 9, abs=0.02)
+        errors.append(measured["knn_mae"])
+    # The error of a mean of five random qualities: 24.7 over all draws, more or less by the draw's offset from 50.
+    assert sum(errors) / 30 == pytest.approx(expected_error_of_five(), abs=1.0) and max(errors) - min(errors) > 1
+    assert knn_quality_of_readings(torch.zeros(360), qualities, images, seed=1)["knn_mae"] == errors[1]
+
+
+def expected_error_of_five() -> float:
+    """Mean difference of a quality of 10..90 and the mean of five others, by drawing many."""
+    rng = np.random.default_rng(0)
+    drawn, truth = rng.integers(1, 10, (200_000, 5)).mean(axis=1) * 10, rng.integers(1, 10, 200_000) * 10
+    return float(np.abs(drawn - truth).mean())
+
+
+def test_content_check_agrees_with_a_slow_loop() -> None:
+    qualities, images = labelled(4, [10, 20, 30])
+    rows = torch.randn(12, 2)
+    pairs: dict[str, list[float]] = {"same_image_distance": [], "same_quality_distance": []}
+    for a, b in combinations(range(12), 2):
+        if images[a] == images[b]:
+            pairs["same_image_distance"].append(float((rows[a] - rows[b]).norm()))
+        elif qualities[a] == qualities[b]:
+            pairs["same_quality_distance"].append(float((rows[a] - rows[b]).norm()))
+    assert {name: len(distances) for name, distances in pairs.items()} == dict.fromkeys(pairs, 12) | {
+        "same_quality_distance": 18
+    }
+    expected = {name: sum(distances) / len(distances) for name, distances in pairs.items()}
+    expected["content_ratio"] = expected["same_quality_distance"] / expected["same_image_distance"]
+    assert content_check(torch.cdist(rows, rows), qualities, images) == pytest.approx(expected, rel=1e-5)
+
+
+def test_content_ratio_is_0_for_quality_alone_and_infinite_for_content_alone() -> None:
+    qualities, images = labelled(4, [10, 20, 30])
+    for labels, ratio in ((qualities, 0.0), (images, torch.inf)):
+        rows = one_hot(labels)
+        assert content_check(1 - rows @ rows.T, qualities, images)["content_ratio"] == ratio
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_crops_are_of_the_coded_whole_images(store: PixelStore, channels: int) -> None:
     crops, qualities, images = quality_crops(store, [10, 50, 95], channels=channels, crop_size_px=16)
@@ -143,3 +204,10 @@ def test_representations_have_unit_length_whatever_the_batches() -> None:
     for batch_size in (1, 3):
         torch.testing.assert_close(represent(Moments(), crops, batch_size=batch_size), rows)
     assert not rows.requires_grad
+
+
+def test_bytes_are_encoded_as_the_numbers_they_stand_for() -> None:
+    pixels = torch.randint(256, (5, 1, 8, 8), dtype=torch.uint8)
+    rows = raw_rows(Moments(), pixels, batch_size=2)
+    torch.testing.assert_close(rows, Moments()(pixels.float() / 255)[0].detach())
+    torch.testing.assert_close(represent(Moments(), pixels), F.normalize(rows, dim=1))

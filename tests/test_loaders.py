@@ -1,5 +1,7 @@
 """Batches by global step: the same stream for any number of workers, ranks and restarts."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from data.datasets import ContrastivePatches, DataConfig, RestorationPatches
+from data.datasets import DataConfig, Patches, RestorationPatches
 from data.loaders import StepSampler, build_loader, data_root
+from data.pairs import ContrastivePatches, PairsConfig
 from data.store import open_store
 
 NUM_IMAGES = 7
+PairsWithHistories = partial(
+    ContrastivePatches, pairs=PairsConfig(qualities_per_image=2, double_share=0.3, resized_share=0.3)
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +32,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def dataset(
-    folders: tuple[Path, Path], *, num_workers: int = 0, kind: type = RestorationPatches
-) -> RestorationPatches | ContrastivePatches:
+    folders: tuple[Path, Path], *, num_workers: int = 0, kind: Callable[..., Patches] = RestorationPatches
+) -> Patches:
     shares = {"aligned_share": 0.5, "full_range_share": 0.5}
     config = DataConfig(patch_size_px=8, qualities=["5..95"], batch_size=2, num_workers=num_workers, **shares)
     return kind([open_store(*folders)], config, seed=3)
@@ -74,8 +80,8 @@ def test_a_batch_larger_than_the_set_is_refused() -> None:
         sampler(num_samples=3)
 
 
-@pytest.mark.parametrize("kind", [RestorationPatches, ContrastivePatches])
-def test_workers_change_nothing(folders: tuple[Path, Path], kind: type) -> None:
+@pytest.mark.parametrize("kind", [RestorationPatches, PairsWithHistories], ids=["restoration", "pairs"])
+def test_workers_change_nothing(folders: tuple[Path, Path], kind: Callable[..., Patches]) -> None:
     batches = [
         list(build_loader(dataset(folders, num_workers=num_workers, kind=kind), first_step=0, last_step=7))
         for num_workers in (0, 2)

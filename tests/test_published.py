@@ -7,12 +7,20 @@ import pytest
 import torch
 
 from cqe.encoder import QualityEncoder
+from cqe.published import load_probe, save_encoder
+from cqe.quality import QualityProbe
 from engine.checkpoint import save_checkpoint
 from engine.weights import read_weights, save_weights
 from restoration import published
 from restoration.networks import FastOptions, NetworkConfig, build_restorer
 from restoration.paper import PaperRestorer
-from restoration.published import load_restorer, published_names, save_restorer
+from restoration.published import (
+    load_quality_encoder,
+    load_reader,
+    load_restorer,
+    published_names,
+    save_restorer,
+)
 from restoration.released import load_released
 from tests.test_released import released_weights
 
@@ -54,6 +62,63 @@ def test_half_precision_files_restore_within_rounding(weights_dir: Path) -> None
     for name, value in full.state_dict().items():
         expected = value.half().float() if value.is_floating_point() else value
         torch.testing.assert_close(half.state_dict()[name], expected, rtol=0, atol=0)
+
+
+def test_a_probe_lies_beside_the_network_and_reads_through_its_encoder(weights_dir: Path) -> None:
+    restorer, probe = load_restorer("small_gray"), some_probe(16)
+    assert load_reader("small_gray", restorer) is None
+    save_restorer(restorer, FAST, weights_dir / "reads.safetensors", probe=probe)
+    again = load_restorer("reads")
+    torch.testing.assert_close(again.state_dict(), restorer.state_dict(), rtol=0, atol=0)
+    reader = load_reader("reads", again)
+    assert reader.encoder is again.encoder.network
+    torch.testing.assert_close(reader.probe.state_dict(), probe.state_dict(), rtol=0, atol=0)
+
+
+def test_a_probe_in_half_precision_reads_the_same_to_a_fraction_of_a_point(weights_dir: Path) -> None:
+    probe, restorer = some_probe(16), load_restorer("small_gray")
+    save_restorer(restorer, FAST, weights_dir / "full.safetensors", probe=probe)
+    save_restorer(restorer, FAST, weights_dir / "half.safetensors", probe=probe, is_half=True)
+    published.store_half(weights_dir / "full.safetensors", weights_dir / "published.safetensors")
+    representations = torch.randn(200, 16) + 3
+    expected = probe(representations)
+    assert expected.std() > 5
+    for name in ("half", "published"):
+        half = load_reader(name, restorer).probe(representations)
+        # float16 rounds to 1 in 2,000; the terms of an estimate, some tens in size, mostly cancel.
+        torch.testing.assert_close(half, expected, rtol=0, atol=0.2)
+
+
+def test_the_encoder_of_either_kind_of_file_is_found(weights_dir: Path) -> None:
+    restorer, encoder = load_restorer("small_gray"), QualityEncoder(3, width=4).eval()
+    save_encoder(encoder, weights_dir / "cqe_small.safetensors", some_probe(16))
+    for name, expected, other in [("cqe_small", encoder, 1), ("small_gray", restorer.encoder.network, 3)]:
+        found = load_quality_encoder(name)
+        assert not found.training
+        torch.testing.assert_close(found.state_dict(), expected.state_dict(), rtol=0, atol=0)
+        with pytest.raises(ValueError, match=r"channel\(s\) are needed|luma \(1-channel\) images, but colour"):
+            load_quality_encoder(name, channels=other)
+
+
+def test_a_damaged_probe_is_named(weights_dir: Path) -> None:
+    file = weights_dir / "small_gray.safetensors"
+    tensors, architecture = read_weights(file, kind="restorer")
+    for extra, message in [
+        ({"probe.mean": torch.zeros(16)}, r"small_gray\.safetensors lacks tensor 'bias'"),
+        ({"probe.bias": torch.zeros(())}, r"small_gray\.safetensors describes a network that this version cannot"),
+    ]:
+        save_weights(file, tensors | extra, kind="restorer", architecture=architecture)
+        with pytest.raises(ValueError, match=message):
+            load_probe(file)
+
+
+def some_probe(size: int) -> QualityProbe:
+    """A probe whose estimates of representations about 3 +- 1 differ widely."""
+    probe = QualityProbe(size)
+    probe.mean.fill_(3)
+    probe.linear.copy_(3 * torch.randn(size))
+    probe.quadratic.copy_(torch.randn(size, size) / 4)
+    return probe
 
 
 def test_a_training_checkpoint_says_where_the_weights_are(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`test.py restore`: files and folders in, PNG files out, and one clear line for every mistake."""
 
 import importlib.util
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 from PIL import Image
 
 from cqe.encoder import QualityEncoder
+from cqe.quality import QualityProbe, QualityReader
 from restoration.networks import FastOptions, NetworkConfig, build_restorer
-from restoration.published import save_restorer
+from restoration.photos import read_photo
+from restoration.published import load_reader, load_restorer, save_restorer
 
 SCRIPT = Path(__file__).resolve().parent.parent / "test.py"
 
@@ -22,8 +25,20 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = FastOptions(widths=(4, 4, 4), blocks_down=(0, 0, 0), blocks_up=(0, 0, 0))
     config = NetworkConfig(name="fast", fast=options)
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_restorer(build_restorer(config, QualityEncoder(1, width=4), 1), config, path)
+    restorer = build_restorer(config, QualityEncoder(1, width=8), 1)
+    save_restorer(restorer, config, path)
+    probe = QualityProbe(restorer.encoder.network.representation_size)
+    probe.scale.fill_(0.1)
+    probe.linear.fill_(1)
+    probe.shared_error.fill_(6.4)
+    save_restorer(restorer, config, path.with_name("reads.safetensors"), probe=probe)
     return path
+
+
+@pytest.fixture(scope="module")
+def reads(weights: Path) -> Path:
+    """The same network with a probe."""
+    return weights.with_name("reads.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +90,7 @@ def test_a_folder_and_a_file_are_restored_with_a_line_each(
             np.testing.assert_array_equal(np.array(restored), np.array(clean))
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
-    assert captured.err == "" and len(lines) == 3
+    assert len(lines) == 3 and captured.err.count("holds no quality probe: qualities are not read") == 1
     assert lines[0].startswith(f"{sources[0]} -> {output / 'gray.png'}  12x9  ") and lines[0].endswith(" s  gray")
     assert "  230x140  " in lines[1] and lines[1].endswith("luma restored, chroma as it was")
 
@@ -97,10 +112,33 @@ def test_a_broken_photo_among_good_ones_is_named_and_the_others_restored(
     with pytest.raises(SystemExit) as exit_info:
         run(tmp_path / "in", "--output", tmp_path / "out")
     captured = capsys.readouterr()
-    assert exit_info.value.code == 2 and captured.err.count("\n") == 1
-    assert captured.err.startswith(f"test.py: error: 1 of 3 photos not restored: {broken} is damaged or cut off")
+    errors = captured.err.splitlines()
+    assert exit_info.value.code == 2 and len(errors) == 2  # the first says that these weights hold no probe
+    assert errors[1].startswith(f"test.py: error: 1 of 3 photos not restored: {broken} is damaged or cut off")
     assert len(captured.out.splitlines()) == 2
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "z.png"]
+
+
+def test_the_quality_of_each_photo_is_printed(
+    run: Callable, reads: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = {"color.jpg": (140, 30, 3), "gray.png": (9, 9), "deep.png": (20, 20)}
+    sources = [photo(tmp_path / "in" / name, *shape) for name, shape in shapes.items()]
+    deep = np.arange(400, dtype=np.uint16).reshape(20, 20) * 100
+    Image.fromarray(deep).save(sources[2])
+    reader = load_reader(reads, load_restorer(reads))
+    assert isinstance(reader, QualityReader)
+    for is_terminal in (False, True):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda answer=is_terminal: answer, raising=False)
+        run(*sources, "--weights", reads, "--output", tmp_path / f"out{is_terminal}", "--precision", "bfloat16")
+        captured = capsys.readouterr()
+        lines = captured.out.splitlines()
+        assert len(lines) == (3 if is_terminal else 6) and "probe" not in captured.err
+        for source in sources:
+            quality = reader.read(read_photo(source).pixels).quality
+            assert f"{source}: JPEG quality about {quality:.0f} +- 6" in lines
+    written = {re.fullmatch(r".*: JPEG quality about (\d+) \+- 6", line)[1] for line in lines}
+    assert len(written) == 3  # not one number for all
 
 
 def test_overwrite_replaces_outputs(run: Callable, refusal: Callable, tmp_path: Path) -> None:

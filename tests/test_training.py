@@ -25,6 +25,15 @@ ROOT = Path(__file__).parent.parent
 SCRIPTS = {"cqe": train_cqe, "restorer": train_restorer}
 WEIGHTS = {"cqe": "encoder.safetensors", "restorer": "restorer.safetensors"}
 
+# What stage 1 can be beside the printed recipe, which the other tests train.
+RECIPES = {
+    "labels": {"objective": "labels"},
+    "positives": {
+        "pairs": {"qualities_per_image": 2, "double_share": 0.3, "resized_share": 0.3},
+        "moco": {"queue_length": 16, "momentum": 0.9, "temperature": 0.2, "equal_qualities": "positives"},
+    },
+}
+
 # Losses of the first three steps of `cqe_settings` and `restorer_settings`, seed 0, float32. Without oneDNN, and with
 # activations in either layout, all their digits are the same.
 SMOKE_LOSSES = {"cqe": [0.09451, 1.602, 2.125], "restorer": [0.06403, 0.07213, 0.05718]}
@@ -119,6 +128,32 @@ def test_a_stopped_and_resumed_training_equals_an_uninterrupted_one(
     assert "module.queue" not in parts and (stage != "cqe" or "queue" in parts["module"])
     assert logged_losses(tmp_path / "parts") == logged_losses(tmp_path / "whole")
     assert sorted(logged_losses(tmp_path / "whole")) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_each_recipe_of_stage_1_publishes_its_encoder_and_resumes_exactly(
+    recipe: str, settings: Callable, script: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parts = (settings("cqe", run=run, max_steps=3) | RECIPES[recipe] for run in ("whole", "parts"))
+    assert script("cqe", whole)[0] == 0
+    with monkeypatch.context() as context:
+        stop_at(2, "cqe", context)
+        assert script("cqe", parts)[0] == 0
+    assert script("cqe", parts, "--resume")[0] == 0
+    state = tensors(tmp_path / "whole", "cqe")
+    torch.testing.assert_close(tensors(tmp_path / "parts", "cqe"), state, rtol=0, atol=0)
+    losses = logged_losses(tmp_path / "whole")
+    assert logged_losses(tmp_path / "parts") == losses and sorted(losses) == [1, 2, 3]
+    if recipe == "labels":
+        assert all("label_accuracy" in terms for terms in losses.values()) and state["module"]["head.weight"].any()
+    else:
+        assert set(state["module"]["queue_quality"].tolist()) <= {10, 20, 30, 40}
+        assert state["module"]["queue_position"] == 8  # of 16, three steps of four images at two qualities
+        printed = settings("cqe", run="printed", max_steps=1) | RECIPES[recipe]
+        assert script("cqe", printed, "--moco.equal_qualities", "negatives")[0] == 0
+        assert logged_losses(tmp_path / "printed")[1] != losses[1]
+    published = load_encoder(tmp_path / "whole" / WEIGHTS["cqe"], channels=1)  # which refuses tensors of no encoder
+    torch.testing.assert_close(dict(published.state_dict()), state["average"]["module"], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("stage", ["cqe", "restorer"])
@@ -326,7 +361,10 @@ def test_a_validation_image_that_cannot_be_measured_is_named_at_once(
 
 def test_a_queue_that_the_batch_does_not_divide_is_refused(settings: Callable, script: Callable) -> None:
     refused = script("cqe", settings("cqe"), "--moco.queue_length", "10")
-    assert_refused(refused, "cqe", r"moco\.queue_length \(10\) must be a multiple of data\.batch_size \(4\)")
+    assert_refused(refused, "cqe", r"moco\.queue_length \(10\) must be a multiple of the 4 pairs of a step")
+    refused = script("cqe", settings("cqe"), "--pairs.qualities_per_image", "3")
+    complaint = r"\(8\) must be a multiple of the 12 pairs .* data\.batch_size \(4\) x pairs\.qualities_per_image \(3\)"
+    assert_refused(refused, "cqe", complaint)
 
 
 def test_an_encoder_file_that_does_not_fit_is_refused(

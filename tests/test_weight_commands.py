@@ -1,16 +1,21 @@
-"""`test.py describe` and `test.py publish`: what a weight file holds, and its half-size copy."""
+"""`test.py describe`, `publish` and `probe`: what a weight file holds, its half-size copy, its copy with a probe."""
 
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import test as script
 from cqe.encoder import QualityEncoder
+from cqe.published import load_encoder, load_probe, save_encoder
+from cqe.quality import QualityReader
+from data.jpeg import compress
 from restoration.networks import FastOptions, NetworkConfig, build_restorer
 from restoration.published import load_restorer, save_restorer
 from restoration.restorer import Restorer
+from tests.synthetic import make_data_root, picture
 
 NETWORK = NetworkConfig("fast", fast=FastOptions(widths=(4, 6, 8), blocks_down=(1, 0, 1), blocks_up=(0, 1, 1)))
 
@@ -68,3 +73,51 @@ def test_publish_refuses_what_is_no_restorer(tmp_path: Path, capsys) -> None:
     assert stop.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "x").exists()
+
+
+def test_probe_adds_what_reads_qualities_off_an_encoder(tmp_path: Path, capsys) -> None:
+    root = make_data_root(tmp_path, num_train=4)
+    encoder = QualityEncoder(1, width=8, remove_local_mean=True).eval()
+    save_encoder(encoder, tmp_path / "encoder.safetensors")
+    output = tmp_path / "new" / "encoder.safetensors"
+    options = ["--weights", str(tmp_path / "encoder.safetensors"), "--data-root", str(root), "--device", "cpu"]
+    script.main(["probe", *options, "--output", str(output)])
+    assert capsys.readouterr().out.startswith(f"{output}: probe fitted to 400 crops of 4 photos; error of one crop of")
+    torch.testing.assert_close(load_encoder(output).state_dict(), encoder.state_dict(), rtol=0, atol=0)
+    reader = QualityReader(load_encoder(output), load_probe(output))
+    seen = picture(48, 48, seed=0)  # one of those that it was fitted to; an untrained encoder is no help with others
+    qualities = [reader.read(compress(seen, quality)).quality for quality in (5, 50, 95)]
+    assert qualities == sorted(qualities) and qualities[0] < 20 and qualities[2] > 80
+
+
+def test_probe_leaves_a_half_precision_network_as_it_is(weights: Path, tmp_path: Path) -> None:
+    half, output = tmp_path / "half.safetensors", tmp_path / "probe.safetensors"
+    script.main(["publish", "--weights", str(weights), "--output", str(half)])
+    photos = str(make_data_root(tmp_path, num_train=2) / "bsds500" / "train")
+    script.main(["probe", "--weights", str(half), "--images", photos, "--output", str(output)])
+    before, after = load_file(half), load_file(output)
+    assert {name for name in after if not name.startswith("probe.")} == set(before)
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, rtol=0, atol=0)
+    assert load_probe(output) is not None
+
+
+def test_probe_refuses_images_for_choosing_and_reporting_and_other_files(weights: Path, tmp_path: Path, capsys) -> None:
+    root, output = make_data_root(tmp_path), tmp_path / "out.safetensors"
+    for split in ("val", "test"):
+        folder = str(root / "bsds500" / split)
+        refuse(
+            ["--weights", str(weights), "--images", folder, "--output", str(output)], f"BSDS500 {split} split", capsys
+        )
+    refuse(["--weights", str(weights), "--output", str(tmp_path / "out.pth")], "kept in .safetensors files", capsys)
+    refuse(["--weights", "no_such", "--output", str(output)], "no weights 'no_such'", capsys)
+    refuse(["--weights", str(weights), "--images", str(root / "x"), "--output", str(output)], "does not exist", capsys)
+    assert not output.exists()
+
+
+def refuse(options: list[str], message: str, capsys) -> None:
+    """Run `probe`, which must end with status 2 and one line that holds `message`."""
+    with pytest.raises(SystemExit) as stop:
+        script.main(["probe", *options])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and message in error and error.count("\n") == 1, error

@@ -1,0 +1,146 @@
+"""Reading a JPEG quality off the representation: a small probe on top of the frozen encoder, with a spread.
+
+The encoder is trained without labels, so its representation tells qualities apart but does not name them. The probe
+does: a polynomial of second degree, fitted to crops of photos coded at known qualities (`cqe.fitting`), and kept beside
+the encoder in its weight file.
+"""
+
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cqe.encoder import QualityEncoder
+from data.color import luma, to_tensor
+
+CROP_PX = 128  # side of the crops that the probe is fitted to and that the reader looks at
+MAX_CROPS_A_SIDE = 4  # of a photo that is read
+NUM_RANGES = 10  # of estimates, with an error of their own each
+MIN_CONTRAST = 8  # gray levels; a crop with less, such as a white background, looks the same at most qualities
+MIDDLE_QUALITY = 50.0  # to which the ridge shrinks estimates
+
+
+class Reading(NamedTuple):
+    """A quality, 1..100, and its spread: one standard error, as it was found on images the probe had not seen."""
+
+    quality: float
+    spread: float
+
+
+NOTHING_KNOWN = Reading(50.5, 28.6)  # mean and standard deviation of all qualities, each as likely
+
+
+class QualityProbe(nn.Module):
+    """The JPEG quality as a polynomial of second degree in the representation, and how far off it usually is.
+
+    Everything is a buffer: nothing here is trained by gradients, see `cqe.fitting.fit_probe`.
+
+    Args:
+        representation_size: D, the encoder's.
+    """
+
+    def __init__(self, representation_size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(representation_size))
+        self.register_buffer("scale", torch.ones(representation_size))
+        self.register_buffer("bias", torch.tensor(MIDDLE_QUALITY))
+        self.register_buffer("linear", torch.zeros(representation_size))
+        self.register_buffer("quadratic", torch.zeros(representation_size, representation_size))
+        # Root mean square errors, by range of estimates; `range_ends` are the ends of all ranges but the last.
+        self.register_buffer("range_ends", torch.linspace(0, 100, NUM_RANGES + 1)[1:-1])
+        self.register_buffer("shared_error", torch.zeros(NUM_RANGES))
+        self.register_buffer("own_error", torch.zeros(NUM_RANGES))
+
+    def forward(self, representations: Tensor) -> Tensor:
+        """Estimates (N,) from raw representations (N, D): b + w.z + z'Qz, z standardised. Not clipped to 1..100."""
+        z = (representations - self.mean) / self.scale
+        return self.bias + z @ self.linear + ((z @ self.quadratic) * z).sum(dim=1)
+
+    def combine(self, estimates: Tensor, *, crop_area: float = 1.0) -> Reading:
+        """One reading from the estimates of one image's crops.
+
+        The quality is their median, within 1..100: a crop of sky, which shows little of the coding, may be far off. The
+        spread is sqrt(shared^2 + own^2 / N + beyond^2). `shared` is the error that an image's crops have in common,
+        which no number of them averages away; `own` is what each adds: the scatter of these crops, with the
+        calibration's as one crop more; `beyond` is how far outside 1..100 the median is, as it is for images unlike any
+        photo (noise: 158).
+
+        Args:
+            estimates: (N,), of crops that do not overlap, not clipped.
+            crop_area: of one crop, as a share of the calibration's; a smaller crop says less.
+        """
+        estimates = estimates.double()
+        median = estimates.quantile(0.5)
+        quality = median.clamp(1, 100)
+        index = torch.bucketize(quality.float(), self.range_ends)
+        shared, own = self.shared_error[index].double(), self.own_error[index].double()
+        scatter = (estimates - estimates.mean()).square().sum()
+        own_squared = (own.square() / crop_area + scatter) / len(estimates)
+        variance = shared.square() + own_squared / len(estimates) + (median - quality).square()
+        return Reading(quality.item(), variance.sqrt().item())
+
+
+class QualityReader:
+    """Reads the JPEG quality of images of any size.
+
+    Args:
+        encoder: in eval mode; it runs on its device, in float32 whatever the surrounding autocast.
+        probe: fitted to this encoder, on the CPU.
+    """
+
+    def __init__(self, encoder: QualityEncoder, probe: QualityProbe) -> None:
+        self.encoder = encoder
+        self.probe = probe
+
+    def read(self, image: np.ndarray) -> Reading:
+        """The quality that an image was last coded at; one without a trace of coding reads near 100.
+
+        Up to 16 crops of 128 pixels are looked at, evenly spread; of a smaller image, all of it. Crops that are all but
+        uniform do not count; where all are, the reading is `NOTHING_KNOWN`.
+
+        Args:
+            image: (H, W) or (H, W, 3), uint8; or uint16, which is rounded to 8 bits.
+        """
+        seen = _as_seen(image, self.encoder.in_channels)
+        telling = [to_tensor(crop) for crop in _spread_crops(seen) if is_telling(crop)]
+        if not telling:
+            return NOTHING_KNOWN
+        crops = torch.stack(telling)  # (N, C, h, w)
+        with torch.autocast(next(self.encoder.parameters()).device.type, enabled=False):
+            estimates = self.probe(represent_raw(self.encoder, crops))
+        return self.probe.combine(estimates, crop_area=crops[0, 0].numel() / CROP_PX**2)
+
+
+@torch.inference_mode()
+def represent_raw(encoder: QualityEncoder, crops: Tensor) -> Tensor:
+    """Representations as the encoder gives them, (N, D) on the CPU, of crops (N, C, H, W)."""
+    device = next(encoder.parameters()).device
+    return torch.cat([encoder(part.to(device))[0].cpu() for part in crops.split(16)])
+
+
+def is_telling(crop: np.ndarray) -> bool:
+    """Whether a crop shows enough contrast for its coding to be seen."""
+    return bool(np.ptp(crop) >= MIN_CONTRAST)
+
+
+def _as_seen(image: np.ndarray, channels: int) -> np.ndarray:
+    """A photo as a restorer of so many channels gets it: luma in JFIF's range; gray as three equal channels."""
+    if image.dtype == np.uint16:
+        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if channels == 1:
+        return image if image.ndim == 2 else luma(image, full_range=True)
+    return image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
+
+
+def _spread_crops(image: np.ndarray) -> list[np.ndarray]:
+    """Crops in the middles of up to 4 x 4 equal fields; none overlap."""
+    rows, columns = (_starts(length) for length in image.shape[:2])
+    return [image[top : top + CROP_PX, left : left + CROP_PX] for top, left in product(rows, columns)]
+
+
+def _starts(length: int) -> list[int]:
+    num_crops = min(max(length // CROP_PX, 1), MAX_CROPS_A_SIDE)
+    field = length / num_crops
+    return [int(index * field + (field - min(CROP_PX, length)) / 2) for index in range(num_crops)]

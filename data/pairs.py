@@ -1,0 +1,132 @@
+"""Stage 1's training samples: pairs of patches of one image and one quality."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.color import luma
+from data.datasets import DataConfig, Patches, as_planes, expand_qualities
+from data.history import double_jpeg, resized
+from data.jpeg import COLOR_UNIT_PX, LUMA_UNIT_PX, Box, compress
+from data.store import PixelStore
+
+MARGIN_PX = 32  # how much larger than its patch a region with a history is, so that the patch may lie anywhere
+
+
+@dataclass(frozen=True)
+class PairsConfig:
+    """How stage 1's pairs are drawn, beyond what `data` says.
+
+    Args:
+        qualities_per_image: at how many different qualities each image of a batch is coded. 1 is the paper's; with
+            more, pairs of one image are each other's negatives, which content does not tell apart.
+        double_share: share of patches that are coded a second time, cut to another grid first, 0..1. They still count
+            as of their first quality, each patch of a pair by itself, so that the second coding is no cue.
+        second_qualities: of the second coding, as data.qualities.
+        resized_share: share of patches that are made smaller after coding, 0..1; they count as of their quality.
+        scales: smallest and largest scale of a resize, within 0.5..1.
+    """
+
+    qualities_per_image: int = 1
+    double_share: float = 0.0
+    second_qualities: list[int | str] = field(default_factory=lambda: ["70..95"])
+    resized_share: float = 0.0
+    scales: list[float] = field(default_factory=lambda: [0.7, 0.95])
+
+    def __post_init__(self) -> None:
+        if self.qualities_per_image < 1:
+            raise ValueError(f"pairs.qualities_per_image must be at least 1, got {self.qualities_per_image}")
+        if not (self.double_share >= 0 and self.resized_share >= 0 and self.double_share + self.resized_share <= 1):
+            raise ValueError(
+                f"pairs.double_share and pairs.resized_share must be 0 or more and at most 1 together, "
+                f"got {self.double_share} and {self.resized_share}"
+            )
+        if len(self.scales) != 2 or not 0.5 <= self.scales[0] <= self.scales[1] <= 1:
+            raise ValueError(f"pairs.scales must be two numbers in order, within 0.5..1, got {self.scales}")
+        expand_qualities(self.second_qualities, key="pairs.second_qualities")
+
+
+class ContrastivePatches(Patches):
+    """Pairs of patches of one coded image, so of one quality; different samples come from different images.
+
+    Item (epoch, index) is {"query": (n, C, P, P) uint8, "key": (n, C, P, P) uint8, "quality": (n,) int64}, n the number
+    of qualities per image. Source: Sec. 3.1 of the paper, which has n = 1 and no history.
+
+    Args:
+        stores: packed images.
+        config: patch size, qualities and shares.
+        pairs: qualities per image and histories.
+        seed: first number of every sample's random generator.
+
+    Raises:
+        ValueError: if an image is too small (named), or there are fewer different qualities than one image is to have.
+    """
+
+    def __init__(
+        self, stores: Sequence[PixelStore], config: DataConfig, pairs: PairsConfig | None = None, *, seed: int
+    ) -> None:
+        super().__init__(stores, config, seed=seed)
+        self.pairs = pairs or PairsConfig()
+        self.second_qualities = expand_qualities(self.pairs.second_qualities, key="pairs.second_qualities")
+        if self.pairs.qualities_per_image > len(set(self.qualities)):
+            raise ValueError(
+                f"pairs.qualities_per_image is {self.pairs.qualities_per_image}, but data.qualities has only "
+                f"{len(set(self.qualities))} different ones"
+            )
+
+    def __getitem__(self, position: tuple[int, int]) -> dict[str, Tensor]:
+        image, quality, rng = self._start(*position)
+        is_full_range = self._draw_range(rng)
+        qualities = [quality]
+        while len(qualities) < self.pairs.qualities_per_image:
+            if (quality := int(rng.choice(self.qualities))) not in qualities:
+                qualities.append(quality)
+        pairs = [[self._with_history(image, quality, is_full_range, rng) for _ in range(2)] for quality in qualities]
+        query, key = (torch.stack(patches) for patches in zip(*pairs, strict=True))
+        return {"query": query, "key": key, "quality": torch.tensor(qualities)}
+
+    def _with_history(self, image: np.ndarray, quality: int, is_full_range: bool, rng: np.random.Generator) -> Tensor:
+        """A patch of the image after it was coded at this quality and went through a history drawn here."""
+        doubled, shrunk = self.pairs.double_share, self.pairs.resized_share
+        if doubled + shrunk == 0:  # draws no number, so that a recipe without histories has the stream it always had
+            return self._patch(image, quality, is_full_range, rng)[0]
+        drawn = rng.random()
+        if drawn >= doubled + shrunk:
+            return self._patch(image, quality, is_full_range, rng)[0]
+        return (
+            self._doubled(image, quality, is_full_range, rng)
+            if drawn < doubled
+            else self._shrunk(image, quality, is_full_range, rng)
+        )
+
+    def _doubled(self, image: np.ndarray, quality: int, is_full_range: bool, rng: np.random.Generator) -> Tensor:
+        size = self.config.patch_size_px
+        region = self._region(image, size + MARGIN_PX, is_full_range, rng)
+        shift = tuple(int(rng.integers(min(LUMA_UNIT_PX, side - size + 1))) for side in region.shape[:2])
+        second = int(rng.choice(self.second_qualities))
+        return self._anywhere(double_jpeg(compress(region, quality), second, shift=shift), rng)
+
+    def _shrunk(self, image: np.ndarray, quality: int, is_full_range: bool, rng: np.random.Generator) -> Tensor:
+        size = self.config.patch_size_px
+        smallest = size / min(image.shape[:2])  # an image may have no room for the scale drawn
+        scale = max(float(rng.uniform(*self.pairs.scales)), smallest)
+        region = self._region(image, math.ceil(size / scale) + MARGIN_PX, is_full_range, rng)
+        return self._anywhere(resized(compress(region, quality), scale), rng)
+
+    def _region(self, image: np.ndarray, side: int, is_full_range: bool, rng: np.random.Generator) -> np.ndarray:
+        """A square of the image, or as much of one as there is, with its corner on the coding grid."""
+        height, width = (min(side, whole) for whole in image.shape[:2])
+        rooms = (image.shape[0] - height, image.shape[1] - width)
+        top, left = (int(rng.integers(room // COLOR_UNIT_PX + 1)) * COLOR_UNIT_PX for room in rooms)
+        region = np.ascontiguousarray(image[Box(top, left, height, width).slices])
+        return luma(region, full_range=is_full_range) if self.config.channels == 1 else region
+
+    def _anywhere(self, image: np.ndarray, rng: np.random.Generator) -> Tensor:
+        """A patch of an image, at any place."""
+        size = self.config.patch_size_px
+        top, left = (int(rng.integers(side - size + 1)) for side in image.shape[:2])
+        return as_planes(image[Box(top, left, size, size).slices])
