@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from cqe.encoder import QualityEncoder
 from cqe.fitting import fit_probe, read_coded
 from cqe.moco import EqualQualities, MomentumContrast
-from cqe.published import load_encoder, save_encoder
+from cqe.published import encoder_architecture, load_encoder, save_encoder
 from cqe.quality import QualityProbe
 from cqe.supervised import QualityClassifier
 from data.datasets import DataConfig, expand_qualities, open_training_stores, open_validation_store
@@ -166,6 +166,7 @@ class EncoderStage(Stage):
         )
         if config.initial_weights:
             trained = load_encoder(config.initial_weights, channels=config.data.channels)
+            check_architecture(encoder, trained, config.initial_weights)
             load_exactly(encoder, trained.state_dict(), config.initial_weights)
         self.module = (build_contrast if config.objective == "contrast" else build_classifier)(encoder, config)
         self.kept = encoder
@@ -190,6 +191,18 @@ class EncoderStage(Stage):
 
     def publish(self, kept: nn.Module, path: Path) -> None:
         save_encoder(kept, path, self.probe)
+
+
+def check_architecture(encoder: QualityEncoder, trained: QualityEncoder, path: str) -> None:
+    """Refuse weights of another architecture: of another input, say, which no tensor's shape would tell.
+
+    Raises:
+        ValueError: naming the first key that differs.
+    """
+    wanted = encoder_architecture(encoder)
+    for key, value in encoder_architecture(trained).items():
+        if value != wanted[key]:
+            raise ValueError(f"initial_weights {path} has {key} {value}, but the config has {wanted[key]}")
 
 
 def build_contrast(encoder: QualityEncoder, config: CqeConfig) -> MomentumContrast:

@@ -54,7 +54,11 @@ class QualityProbe(nn.Module):
         self.register_buffer("own_error", torch.zeros(NUM_RANGES))
 
     def forward(self, representations: Tensor) -> Tensor:
-        """Estimates (N,) from raw representations (N, D): b + w.z + z'Qz, z standardised. Not clipped to 1..100."""
+        """Qualities, (N,) within 1..100, of raw representations (N, D)."""
+        return self.unclipped(representations).clamp(1, 100)
+
+    def unclipped(self, representations: Tensor) -> Tensor:
+        """Estimates (N,), of any size, from raw representations (N, D): b + w.z + z'Qz, z standardised."""
         z = (representations - self.mean) / self.scale
         return self.bias + z @ self.linear + ((z @ self.quadratic) * z).sum(dim=1)
 
@@ -68,7 +72,7 @@ class QualityProbe(nn.Module):
         photo (noise: 158).
 
         Args:
-            estimates: (N,), of crops that do not overlap, not clipped.
+            estimates: (N,) as `unclipped` gives them, of crops that do not overlap.
             crop_area: of one crop, as a share of the calibration's; a smaller crop says less.
         """
         estimates = estimates.double()
@@ -109,7 +113,7 @@ class QualityReader:
             return NOTHING_KNOWN
         crops = torch.stack(telling)  # (N, C, h, w)
         with torch.autocast(next(self.encoder.parameters()).device.type, enabled=False):
-            estimates = self.probe(represent_raw(self.encoder, crops))
+            estimates = self.probe.unclipped(represent_raw(self.encoder, crops))
         return self.probe.combine(estimates, crop_area=crops[0, 0].numel() / CROP_PX**2)
 
 

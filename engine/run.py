@@ -21,7 +21,6 @@ CHECKPOINT_NAME = "checkpoint.pt"
 # else must stay, since the run would not be the one that its config states.
 FREE_ON_RESUME = {
     "encoder", "initial_weights",  # all weights are in the checkpoint
-    "validation",
     "data.root", "data.pack_dir", "data.num_workers",
     "trainer.run_dir", "trainer.resume", "trainer.device", "trainer.epochs", "trainer.max_steps", "trainer.max_minutes",
     "trainer.log_every_steps", "trainer.validate_every_steps", "trainer.save_every_steps",
@@ -120,7 +119,7 @@ def open_run_dir(run_dir: Path, config: Any, process: Process) -> None:
 def _refuse_changes(saved: dict, current: dict, path: Path) -> None:
     before, now = dict(_flat(saved)), dict(_flat(current))
     for key in sorted(before.keys() | now.keys()):
-        is_free = key in FREE_ON_RESUME or key.split(".")[0] in FREE_ON_RESUME
+        is_free = key in FREE_ON_RESUME or key.startswith("validation.")
         if not is_free and before.get(key) != now.get(key):
             raise ValueError(
                 f"{path} was trained with {key} {before.get(key)}, now it is {now.get(key)}: "

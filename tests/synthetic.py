@@ -51,7 +51,7 @@ def cqe_settings(root: Path, run_dir: Path, **trainer: Any) -> dict:
         "encoder": {"width": 8, "remove_local_mean": True},
         "moco": {"queue_length": 8, "momentum": 0.9, "temperature": 0.2},
         "optim": {"lr": 1.0e-3, "ema_decay": 0.9},
-        "validation": {"crop_size_px": 32, "qualities": [10, 50]},
+        "validation": {"crop_size_px": 32, "qualities": [10, 50], "num_probe_images": 2},
     }
 
 

@@ -48,7 +48,8 @@ def test_a_quality_that_is_of_second_degree_is_recovered() -> None:
     fit = fit_probe(x, quality(x), images, penalties=[1e-9])
     unseen = rows_of(1, 100, 4)[0]
     # float32 buffers: about seven digits of numbers up to 100.
-    torch.testing.assert_close(fit.probe(unseen), quality(unseen), rtol=0, atol=1e-3)
+    torch.testing.assert_close(fit.probe.unclipped(unseen), quality(unseen), rtol=0, atol=1e-3)
+    torch.testing.assert_close(fit.probe(unseen), quality(unseen).clamp(1, 100), rtol=0, atol=1e-3)
     torch.testing.assert_close(fit.held_out, quality(x).double().clamp(1, 100), rtol=0, atol=1e-3)
 
 
@@ -68,7 +69,7 @@ def test_the_fit_is_ridge_on_squares_and_products_and_its_errors_those_of_left_o
     np.testing.assert_allclose(fit.held_out, np.clip(left_out + 50, 1, 100), rtol=0, atol=1e-3)  # float32 probe
     unseen = rows_of(1, 40, 3)[0]
     expected = ridge.fit(features(x), targets).predict(features(unseen)) + 50
-    np.testing.assert_allclose(fit.probe(unseen), expected, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(fit.probe.unclipped(unseen), expected, rtol=0, atol=1e-3)
 
 
 def test_the_penalty_with_the_smallest_error_on_held_out_images_is_taken() -> None:
@@ -100,7 +101,7 @@ def test_the_spread_is_the_error_of_noise_of_known_size() -> None:
     assert probe.shared_error.square().mean().sqrt().item() == pytest.approx(shared, rel=0.12)
     for crops in (1, 4, 16):
         x, qualities = codings(400, crops)
-        readings = [probe.combine(probe(one)) for one in x]
+        readings = [probe.combine(probe.unclipped(one)) for one in x]
         errors = [reading.quality - truth for reading, truth in zip(readings, qualities.tolist(), strict=True)]
         in_spreads = np.array(errors) / [reading.spread for reading in readings]
         assert np.sqrt(np.mean(in_spreads**2)) == pytest.approx(1, abs=0.12)

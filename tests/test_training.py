@@ -246,6 +246,19 @@ def test_training_goes_on_from_trained_weights(settings: Callable, script: Calla
     assert_refused(refused, "restorer", r"first/restorer\.safetensors: tensor '\S+' is \(.*\), the network needs \(")
 
 
+def test_an_encoder_goes_on_from_trained_weights_in_both_of_its_roles(
+    settings: Callable, script: Callable, encoder_file: Path, tmp_path: Path
+) -> None:
+    still = ["--optim.lr", "1e-20", "--initial_weights", str(encoder_file)]
+    assert script("cqe", settings("cqe", max_steps=1), *still)[0] == 0
+    after = load_checkpoint(tmp_path / "run" / "checkpoint.pt", stage="cqe")["module"]
+    for name, before in load_encoder(encoder_file, channels=1).named_parameters():
+        for role in ("query_encoder", "key_encoder"):
+            torch.testing.assert_close(after[f"{role}.{name}"], before.detach(), rtol=0, atol=1e-12)
+    refused = script("cqe", settings("cqe", run="wider"), *still, "--encoder.width", "16")
+    assert_refused(refused, "cqe", r"encoder\.safetensors has width 8, but the config has 16")
+
+
 def test_colour_trains_too(settings: Callable, script: Callable, tmp_path: Path) -> None:
     for stage in ("cqe", "restorer"):
         changed = settings(stage, run=stage, max_steps=2)
@@ -335,6 +348,24 @@ def test_a_checkpoint_of_the_other_stage_is_refused(settings: Callable, script: 
     refused = script("cqe", settings("cqe"), "--resume")
     assert_refused(refused, "cqe", r"checkpoint of stage 'restorer', but this script trains stage 'cqe'")
     assert (tmp_path / "run" / "config.yaml").read_text() == stated
+
+
+def test_stage_1_goes_on_only_with_its_own_encoder(settings: Callable, script: Callable) -> None:
+    """The input is part of it, though no tensor shows it."""
+    assert script("cqe", settings("cqe", max_steps=1))[0] == 0
+    config = settings("cqe", max_steps=2)
+    other = not config.get("encoder", {}).get("remove_local_mean", False)
+    refused = script("cqe", config, "--resume", "--encoder.remove_local_mean", str(other).lower())
+    assert_refused(refused, "cqe", rf"was trained with encoder\.remove_local_mean {not other}, now it is {other}")
+
+
+def test_initial_weights_of_another_input_are_refused(settings: Callable, script: Callable, tmp_path: Path) -> None:
+    config = settings("cqe", max_steps=1)
+    width = config["encoder"]["width"]
+    other = not config["encoder"].get("remove_local_mean", False)
+    save_encoder(QualityEncoder(1, width=width, remove_local_mean=other), tmp_path / "other.safetensors")
+    refused = script("cqe", config, "--initial_weights", str(tmp_path / "other.safetensors"))
+    assert_refused(refused, "cqe", rf"other\.safetensors has remove_local_mean {other}, but the config has {not other}")
 
 
 @pytest.mark.parametrize("stage", ["cqe", "restorer"])
