@@ -174,7 +174,7 @@ def add_guidance(subcommands: argparse._SubParsersAction) -> None:
         metavar="Q",
         help="features of the same image at the farthest of these (10 90)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the shuffled features (%(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of the shuffled features (%(default)s)")
     add_common_options(parser)
     parser.set_defaults(run=run_guidance)
 
@@ -256,10 +256,10 @@ def add_probe(subcommands: argparse._SubParsersAction) -> None:
         "--images",
         nargs="+",
         metavar="DIR",
-        help=f"photos, as good as uncompressed (default: {FIT_IMAGES} under --data-root)",
+        help=f"photos, as good as uncompressed, of no benchmark (default: {FIT_IMAGES} under --data-root)",
     )
     parser.add_argument("--data-root", default="", metavar="DIR", help="where the sets are (DATA_ROOT, else datasets)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of qualities and places (%(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of qualities and places (%(default)s)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if any")
     parser.set_defaults(run=run_probe)
 
@@ -507,6 +507,8 @@ def run_probe(options: argparse.Namespace) -> None:
     if {source.suffix.lower(), Path(options.output).suffix} != {SUFFIX}:
         raise ValueError(f"a probe is kept in {SUFFIX} files, but the weights are {source}, --output {options.output}")
     tables.check_writable(options.output)
+    if Path(options.output).exists() and Path(options.output).samefile(source):
+        raise ValueError(f"--output {options.output} is the file of --weights; name a new one")
     folders = options.images or [data_root(options.data_root) / FIT_IMAGES]
     photos = [path for folder in folders for path in list_images(folder)]
     refuse_other_split(photos, "train")
@@ -592,7 +594,9 @@ def open_encoders(files: dict[str, Path], options: argparse.Namespace) -> dict[s
     encoder = find_encoder(files["encoder"], options.channels)
     encoders = {"encoder": encoder, "untrained": untrained_like(encoder, options.seed)}
     if "supervised" in options.kinds and files["supervised"].is_file():
-        encoders["supervised"] = find_encoder(files["supervised"], options.channels)
+        encoders["supervised"] = supervised = find_encoder(files["supervised"], options.channels)
+        if (other := encoder_architecture(supervised)) != (own := encoder_architecture(encoder)):
+            raise ValueError(f"{files['supervised']} is {other}, but --weights is {own}; give one of this architecture")
     return {kind: network for kind, network in encoders.items() if kind in options.kinds}
 
 
@@ -714,9 +718,9 @@ def positive(text: str) -> int:
 
 
 def seed(text: str) -> int:
-    """A seed of the command line."""
-    if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got {text}")
+    """A seed of the command line; its upper limit is scikit-learn's."""
+    if not (text.isascii() and text.isdecimal()) or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {2**32 - 1}, got {text}")
     return int(text)
 
 

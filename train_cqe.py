@@ -37,6 +37,7 @@ from engine.run import check_run_dir
 from engine.weights import load_exactly
 from evaluation.representation import knn_quality, quality_crops, raw_rows
 
+PROBE_PHOTO_PX = 512  # of a photo's sides, for the probe of a validation: coding all of a large one would take long
 PROBE_ROWS = 1000  # crops that the probe of a validation is fitted to; `test.py probe` takes its time and 5,000
 
 
@@ -236,10 +237,13 @@ def validation_crops(config: CqeConfig) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def probe_photos(stores: Sequence[PixelStore], num_images: int) -> list[np.ndarray]:
-    """Training images, evenly spread over all stores, as views of the packed pixels."""
+    """Corners of training images, evenly spread over all stores, as views of the packed pixels."""
     places = [(store, index) for store in stores for index in range(len(store))]
     chosen = np.linspace(0, len(places) - 1, min(num_images, len(places))).astype(int)
-    return [store[index] for store, index in (places[place] for place in chosen)]
+    photos = [store[index][:PROBE_PHOTO_PX, :PROBE_PHOTO_PX] for store, index in (places[place] for place in chosen)]
+    if len(photos) < 2:
+        raise ValueError(f"data.train holds {len(photos)} image(s); the probe of the validation needs two or more")
+    return photos
 
 
 def run(config: CqeConfig, process: Process) -> dict[str, float]:

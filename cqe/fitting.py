@@ -82,14 +82,20 @@ def fit_probe(
         penalties: of the ridge, > 0.
 
     Raises:
-        ValueError: if there are fewer than two images, or than ten pairs of an image and a quality.
+        ValueError: if there are fewer than two images, or than ten pairs of an image and a quality; or if a
+            representation is not finite.
     """
     coding, num_codings = _codings(images, qualities)
-    if len(images.unique()) < 2 or num_codings < NUM_RANGES:
-        raise ValueError(f"a probe needs two images or more at {NUM_RANGES} qualities in all, got {num_codings}")
+    if (num_images := len(images.unique())) < 2:
+        raise ValueError(f"a probe needs two photos or more that are not uniform, got {num_images}")
+    if num_codings < NUM_RANGES:
+        raise ValueError(f"a probe needs photos at {NUM_RANGES} qualities in all, got {num_codings}")
+    if not representations.isfinite().all():
+        raise ValueError("the encoder's representations are not finite: its weights are damaged, or training diverged")
     x, targets = representations.double(), qualities.double()
     mean, scale = x.mean(dim=0), x.std(dim=0)
     scale = scale.clamp(min=0.01 * scale.max())  # a channel that hardly moves here must not decide elsewhere
+    scale[scale == 0] = 1  # a collapsed encoder, all of whose channels stand still: the probe answers its mean
     z = (x - mean) / scale
     solved = [_solve(z, targets, images, penalty) for penalty in penalties]
     weights, held_out = min(solved, key=lambda fit: (fit[1] - targets).square().mean())

@@ -107,7 +107,7 @@ class QualityReader:
         Args:
             image: (H, W) or (H, W, 3), uint8; or uint16, which is rounded to 8 bits.
         """
-        seen = _as_seen(image, self.encoder.in_channels)
+        seen = as_seen(image, self.encoder.in_channels)
         telling = [to_tensor(crop) for crop in _spread_crops(seen) if is_telling(crop)]
         if not telling:
             return NOTHING_KNOWN
@@ -129,7 +129,7 @@ def is_telling(crop: np.ndarray) -> bool:
     return bool(np.ptp(crop) >= MIN_CONTRAST)
 
 
-def _as_seen(image: np.ndarray, channels: int) -> np.ndarray:
+def as_seen(image: np.ndarray, channels: int) -> np.ndarray:
     """A photo as a restorer of so many channels gets it: luma in JFIF's range; gray as three equal channels."""
     if image.dtype == np.uint16:
         image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)

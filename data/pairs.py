@@ -23,7 +23,8 @@ class PairsConfig:
 
     Args:
         qualities_per_image: at how many different qualities each image of a batch is coded. 1 is the paper's; with
-            more, pairs of one image are each other's negatives, which content does not tell apart.
+            more, and `moco.equal_qualities` "positives", where a batch's own keys are candidates too, pairs of one
+            image are each other's negatives, which content does not tell apart.
         double_share: share of patches that are coded a second time, cut to another grid first, 0..1. They still count
             as of their first quality, each patch of a pair by itself, so that the second coding is no cue.
         second_qualities: of the second coding, as data.qualities.

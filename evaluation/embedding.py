@@ -19,8 +19,10 @@ from sklearn.manifold import TSNE
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from cqe.quality import as_seen
+from data.images import read_rgb
 from evaluation.conditions import Drawing, check_room, draw_crops
-from evaluation.protocols import ImageSet, read_clean
+from evaluation.protocols import ImageSet
 from evaluation.representation import represent
 
 SEEN = tuple(range(10, 101, 10))
@@ -152,11 +154,11 @@ def write_projector(folder: str | Path, panels: Sequence[Panel]) -> None:
 
 
 def _photo_crops(photos: ImageSet, channels: str, drawing: Drawing) -> tuple[list[str], Tensor]:
-    """Names and (N, C, S, S) uint8 crops of photos as they are."""
+    """Names and (N, C, S, S) uint8 crops of photos as they are: luma in JFIF's range, in which they were coded."""
     (size_px,) = drawing.sizes_px
     names, crops = [], []
     for index, path in enumerate(photos.paths):
-        image = read_clean(path, channels)
+        image = as_seen(read_rgb(path), 1 if channels == "gray" else 3)
         check_room(path, image.shape, "aligned", size_px, drawing)
         rng = np.random.default_rng([drawing.seed, index])
         for _ in range(PHOTO_CROPS):

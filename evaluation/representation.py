@@ -15,7 +15,7 @@ from data.store import PixelStore
 def quality_crops(
     store: PixelStore, qualities: Sequence[int], *, channels: int, crop_size_px: int, seed: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One off-grid crop of every image at every quality, at a place of its own.
+    """One crop of every image at every quality, at a place of its own, anywhere: hardly ever on the coding grid.
 
     Returns:
         crops (N, C, crop_size_px, crop_size_px) in [0, 1], their qualities (N,), the index of their image (N,).

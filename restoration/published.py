@@ -116,8 +116,9 @@ def find_weights(name_or_path: str | Path) -> Path:
         return path
     if path.name == str(name_or_path) and (WEIGHTS_DIR / f"{path.name}{SUFFIX}").is_file():
         return WEIGHTS_DIR / f"{path.name}{SUFFIX}"
+    names = sorted(file.stem for file in WEIGHTS_DIR.glob(f"*{SUFFIX}"))
     raise FileNotFoundError(
-        f"no weights '{name_or_path}': neither a file nor one of the names {', '.join(published_names()) or '(none)'}"
+        f"no weights '{name_or_path}': neither a file nor one of the names {', '.join(names) or '(none)'}"
     )
 
 

@@ -136,11 +136,21 @@ def test_uniform_parts_of_an_image_do_not_count(encoder: QualityEncoder, probe: 
 
 def test_too_little_to_fit_is_refused() -> None:
     x, images = rows_of(1, 40, 3)
-    with pytest.raises(ValueError, match="needs two images or more at 10 qualities in all, got 40"):
+    with pytest.raises(ValueError, match="needs two photos or more that are not uniform, got 1"):
         fit_probe(x, torch.arange(40), images)
     x, images = rows_of(2, 40, 3)
-    with pytest.raises(ValueError, match="got 4"):
+    with pytest.raises(ValueError, match="at 10 qualities in all, got 4"):
         fit_probe(x, torch.arange(40) // 2 % 2, images)
+    with pytest.raises(ValueError, match="representations are not finite"):
+        fit_probe(x * torch.nan, torch.arange(40) // 2, images)
+
+
+def test_a_collapsed_encoder_gets_a_probe_that_answers_the_mean() -> None:
+    """Measuring must not end a run whose encoder tells nothing apart, as the paper's recipe may have it."""
+    _, images = rows_of(2, 40, 3)
+    qualities = torch.arange(40) // 2 * 2 + 10
+    probe = fit_probe(torch.ones(40, 3), qualities, images).probe
+    torch.testing.assert_close(probe(torch.ones(1, 3)), qualities.float().mean()[None], rtol=0, atol=0.1)
 
 
 def test_coded_crops_are_of_every_image_reproducible_and_carry_the_quality(encoder: QualityEncoder) -> None:

@@ -131,6 +131,12 @@ def test_without_a_supervised_encoder_its_row_is_left_out_and_a_line_says_how_to
     assert "supervised" not in content["provenance"] and "supervised" not in content["protocol"]["kinds"]
 
 
+def test_a_supervised_encoder_of_another_architecture_is_refused(refusal: Callable, root: Path) -> None:
+    save_encoder(QualityEncoder(1, width=16), root / "wide.safetensors")
+    line = refusal("--condition", "offgrid", "--supervised", root / "wide.safetensors")
+    assert "wide.safetensors is {'in_channels': 1, 'width': 16" in line and "give one of this architecture" in line
+
+
 def test_a_supervised_encoder_may_lie_anywhere(run: Callable, root: Path) -> None:
     save_tiny(root / "other.safetensors", 1)
     chosen = ["--condition", "offgrid", "--kinds", "supervised", "encoder"]
@@ -228,7 +234,7 @@ def test_unfit_images_are_refused(refusal: Callable, root: Path) -> None:
         (["--scale", 0], "--scale: must be a number above 0 and at most 4, got 0"),
         (["--scale", "nan"], "--scale: must be a number above 0"),
         (["--scale", "half"], "--scale: must be a number above 0"),
-        (["--seed=-1"], "--seed: must be a whole number of at least 0, got -1"),
+        (["--seed=-1"], "--seed: must be a whole number from 0 to 4294967295, got -1"),
         (["--crop-size", 0], "--crop-size: must be a whole number of at least 1"),
         (["--crops", 0], "--crops: must be a whole number of at least 1"),
         (["--condition", "cropped"], "--condition: invalid choice: 'cropped'"),

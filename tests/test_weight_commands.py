@@ -113,6 +113,9 @@ def test_probe_refuses_images_for_choosing_and_reporting_and_other_files(weights
     refuse(["--weights", "no_such", "--output", str(output)], "no weights 'no_such'", capsys)
     refuse(["--weights", str(weights), "--images", str(root / "x"), "--output", str(output)], "does not exist", capsys)
     assert not output.exists()
+    before = weights.read_bytes()
+    refuse(["--weights", str(weights), "--output", str(weights)], "is the file of --weights; name a new one", capsys)
+    assert weights.read_bytes() == before
 
 
 def refuse(options: list[str], message: str, capsys) -> None:
