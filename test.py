@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cqe.encoder import QualityEncoder
 from cqe.fitting import fit_probe, read_coded
 from cqe.published import copy_with_probe, encoder_architecture
+from cqe.quality import raw_rows
 from data.images import IMAGE_SUFFIXES, list_images, read_rgb
 from data.loaders import data_root
 from data.splits import refuse_other_split
@@ -32,7 +33,6 @@ from engine.precision import autocast, choose_precision
 from evaluation import guidance, protocols, study, tables
 from evaluation.conditions import CONDITIONS, Drawing, between
 from evaluation.protocols import CHANNELS, ImageSet, Produce
-from evaluation.representation import raw_rows
 from evaluation.study import KINDS
 from restoration.batch import make_folder, plan, restore_files
 from restoration.published import (

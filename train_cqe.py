@@ -22,7 +22,7 @@ from cqe.encoder import QualityEncoder
 from cqe.fitting import fit_probe, read_coded
 from cqe.moco import EqualQualities, MomentumContrast
 from cqe.published import encoder_architecture, load_encoder, save_encoder
-from cqe.quality import QualityProbe
+from cqe.quality import QualityProbe, raw_rows
 from cqe.supervised import QualityClassifier
 from data.datasets import DataConfig, expand_qualities, open_training_stores, open_validation_store
 from data.loaders import build_loader, data_root
@@ -35,7 +35,7 @@ from engine.logging import RunLog
 from engine.loop import Stage, train
 from engine.run import check_run_dir
 from engine.weights import load_exactly
-from evaluation.representation import knn_quality, quality_crops, raw_rows
+from evaluation.representation import knn_quality, quality_crops
 
 PROBE_PHOTO_PX = 512  # of a photo's sides, for the probe of a validation: coding all of a large one would take long
 PROBE_ROWS = 1000  # crops that the probe of a validation is fitted to; `test.py probe` takes its time and 5,000

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cqe.encoder import QualityEncoder
-from cqe.quality import CROP_PX, MIDDLE_QUALITY, NUM_RANGES, QualityProbe, is_telling, represent_raw
+from cqe.quality import CROP_PX, MIDDLE_QUALITY, NUM_RANGES, QualityProbe, is_telling, raw_rows
 from data.color import luma, to_tensor
 from data.jpeg import compress
 
@@ -58,7 +58,7 @@ def read_coded(
             crops += telling
             levels += [level] * len(telling)
         if crops:
-            parts.append(represent_raw(encoder, torch.stack(crops)))
+            parts.append(raw_rows(encoder, torch.stack(crops)))
             qualities += levels
             owners += [index] * len(crops)
     if not parts:

@@ -113,15 +113,28 @@ class QualityReader:
             return NOTHING_KNOWN
         crops = torch.stack(telling)  # (N, C, h, w)
         with torch.autocast(next(self.encoder.parameters()).device.type, enabled=False):
-            estimates = self.probe.unclipped(represent_raw(self.encoder, crops))
+            estimates = self.probe.unclipped(raw_rows(self.encoder, crops))
         return self.probe.combine(estimates, crop_area=crops[0, 0].numel() / CROP_PX**2)
 
 
-@torch.inference_mode()
-def represent_raw(encoder: QualityEncoder, crops: Tensor) -> Tensor:
-    """Representations as the encoder gives them, (N, D) on the CPU, of crops (N, C, H, W)."""
+@torch.no_grad()
+def raw_rows(encoder: nn.Module, crops: Tensor, *, batch_size: int = 32) -> Tensor:
+    """Representations as the encoder gives them.
+
+    Args:
+        encoder: maps (N, C, H, W) to (representation, features).
+        crops: (N, C, H, W), floating point in [0, 1] or uint8.
+
+    Returns:
+        (N, D) float32 on the CPU.
+    """
     device = next(encoder.parameters()).device
-    return torch.cat([encoder(part.to(device))[0].cpu() for part in crops.split(16)])
+    parts = []
+    for part in crops.split(batch_size):
+        part = part.to(device)
+        part = part if part.is_floating_point() else part.float() / 255
+        parts.append(encoder(part)[0].float().cpu())
+    return torch.cat(parts)
 
 
 def is_telling(crop: np.ndarray) -> bool:

@@ -134,7 +134,7 @@ def write_projector(folder: str | Path, panels: Sequence[Panel]) -> None:
     `check_projector`.
     """
     check_projector(folder)
-    folder = Path(folder)
+    folder = Path(folder).absolute()  # "." has no name to build the working folder's from
     folder.parent.mkdir(parents=True, exist_ok=True)
     working = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cqe.quality import raw_rows
 from data.color import luma, to_tensor
 from data.jpeg import Box, compress, surroundings
 from data.store import PixelStore
@@ -43,26 +44,6 @@ def quality_crops(
 def represent(encoder: nn.Module, crops: Tensor, *, batch_size: int = 32) -> Tensor:
     """Representations of unit length: (N, C, H, W) -> (N, D) float32 on the CPU. Otherwise as `raw_rows`."""
     return F.normalize(raw_rows(encoder, crops, batch_size=batch_size), dim=1)
-
-
-@torch.no_grad()
-def raw_rows(encoder: nn.Module, crops: Tensor, *, batch_size: int = 32) -> Tensor:
-    """Representations as the encoder gives them.
-
-    Args:
-        encoder: maps (N, C, H, W) to (representation, features).
-        crops: (N, C, H, W), floating point in [0, 1] or uint8.
-
-    Returns:
-        (N, D) float32 on the CPU.
-    """
-    device = next(encoder.parameters()).device
-    parts = []
-    for part in crops.split(batch_size):
-        part = part.to(device)
-        part = part if part.is_floating_point() else part.float() / 255
-        parts.append(encoder(part)[0].float().cpu())
-    return torch.cat(parts)
 
 
 def knn_quality(

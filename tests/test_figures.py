@@ -304,6 +304,13 @@ def test_projector_reads_back_what_was_embedded(tmp_path: Path) -> None:
     assert any(path.name.startswith("events.out.tfevents") for path in (tmp_path / "board").iterdir())
 
 
+def test_projector_may_be_written_to_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "board").mkdir()
+    monkeypatch.chdir(tmp_path / "board")
+    write_projector(".", panels_with_photos())
+    assert (tmp_path / "board" / "projector_config.pbtxt").is_file()
+
+
 def test_projector_leaves_a_folder_in_use_alone(tmp_path: Path) -> None:
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "notes.txt").write_text("mine")

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from cqe.quality import raw_rows
 from data.color import luma, to_image
 from data.jpeg import compress
 from data.store import PixelStore, open_store
@@ -18,7 +19,6 @@ from evaluation.representation import (
     knn_quality,
     knn_quality_of_readings,
     quality_crops,
-    raw_rows,
     represent,
 )
 
