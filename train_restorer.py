@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from cqe.encoder import QualityEncoder
 from cqe.published import load_encoder
+from cqe.quality import QualityProbe
 from data.color import luma, to_image, to_tensor
 from data.datasets import DataConfig, RestorationPatches, expand_qualities, open_training_stores, open_validation_store
 from data.jpeg import compress
@@ -29,9 +30,9 @@ from engine.errors import user_errors
 from engine.logging import RunLog
 from engine.loop import Stage, train
 from engine.run import check_run_dir
-from engine.weights import load_exactly
 from evaluation.metrics import MIN_SIDE_PX, score
 from losses.reconstruction import reconstruction_loss
+from restoration.growth import start_from
 from restoration.networks import NetworkConfig, build_restorer
 from restoration.published import find_probe, load_restorer, save_restorer
 from restoration.restorer import Restorer
@@ -90,8 +91,10 @@ class RestorerConfig:
         loss: reconstruction loss.
         optim: optimiser and schedule.
         validation: measurement on the way.
-        initial_weights: trained weights, by name or file, to go on from under a new schedule; the network must be the
-            configured one, and brings its own encoder. Empty: untrained.
+        initial_weights: trained weights, by name or file, to go on from under a new schedule. The network must be the
+            configured one, and brings its own encoder; or have fewer residual blocks (those added start as the
+            identity), or be for luma where RGB is configured (the encoder is then the configured one). Empty:
+            untrained.
     """
 
     encoder: str
@@ -126,14 +129,17 @@ class RestorerStage(Stage):
     weights_name = "restorer.safetensors"
 
     def __init__(
-        self, config: RestorerConfig, encoder: QualityEncoder, validation_images: Sequence[np.ndarray]
+        self,
+        config: RestorerConfig,
+        encoder: QualityEncoder,
+        probe: QualityProbe | None,
+        validation_images: Sequence[np.ndarray],
     ) -> None:
         self.config = config
         self.kept = build_restorer(config.network, encoder, config.data.channels)
         self.module = RestorationObjective(self.kept, config.loss)
         self.validation_images = validation_images
-        # The encoder's probe, which goes along with it: of the file that the encoder's weights come from.
-        self.probe = find_probe(config.initial_weights or config.encoder)
+        self.probe = probe  # the encoder's, which goes along with it
 
     def inputs(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         return batch["degraded"].float() / 255, batch["clean"].float() / 255
@@ -181,16 +187,19 @@ def open_validation_images(config: RestorerConfig) -> list[np.ndarray]:
 def run(config: RestorerConfig, process: Process) -> dict[str, float]:
     """Train the network; returns the last validation's metrics."""
     check_run_dir(config.trainer)  # before anything is packed
-    encoder = load_encoder(config.encoder, channels=config.data.channels)
+    trained = load_restorer(config.initial_weights) if config.initial_weights else None
+    # An encoder comes along with the network that was trained around it; luma's cannot read RGB.
+    brings_encoder = trained is not None and trained.channels == config.data.channels
+    encoder = trained.encoder.network if brings_encoder else load_encoder(config.encoder, channels=config.data.channels)
+    probe = find_probe(config.initial_weights if brings_encoder else config.encoder)
     torch.manual_seed(config.trainer.seed)
     with main_first(process):
         stores = open_training_stores(config.data, data_root(config.data.root))
         validation_images = open_validation_images(config)
     dataset = RestorationPatches(stores, config.data, seed=config.trainer.seed)
-    stage = RestorerStage(config, encoder, validation_images)
-    if config.initial_weights:
-        trained = load_restorer(config.initial_weights, channels=config.data.channels)
-        load_exactly(stage.kept, trained.state_dict(), config.initial_weights)
+    stage = RestorerStage(config, encoder, probe, validation_images)
+    if trained:
+        start_from(stage.kept, trained, config.initial_weights)
     placed = {"rank": process.rank, "world_size": process.world_size, "pin_memory": process.device.type == "cuda"}
     return train(
         stage,

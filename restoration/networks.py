@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import nn
 
-from restoration.fast import FastRestorer
+from restoration.fast import Block, FastRestorer, Fusion
 from restoration.paper import PaperRestorer
 from restoration.restorer import Restorer
 
@@ -31,15 +31,19 @@ class FastOptions:
 
     Args:
         widths: channels of the trunk at 1/2, 1/4 and 1/8 of the size.
-        blocks_down: residual blocks before each halving, and at 1/8 before the fusion.
-        blocks_up: residual blocks after the fusion at 1/2, 1/4 and 1/8.
+        blocks_down: blocks before each halving, and at 1/8 before the fusion.
+        blocks_up: blocks after the fusion at 1/2, 1/4 and 1/8.
         fusion_hidden_ratio: channels inside the fusions' residual blocks, as a share of the trunk's.
+        block: what the trunk is made of: "residual" (two 3x3 convolutions) or "gated" (depthwise, with products).
+        fusion: "invertible" as the paper's; "concatenation" or "none" (no guidance), to measure what that is worth.
     """
 
     widths: tuple[int, int, int] = (64, 128, 192)
     blocks_down: tuple[int, int, int] = (2, 2, 2)
     blocks_up: tuple[int, int, int] = (4, 4, 4)
     fusion_hidden_ratio: float = 1.0
+    block: Block = "residual"
+    fusion: Fusion = "invertible"
 
     def __post_init__(self) -> None:
         if min(*self.widths, *self.blocks_down, *self.blocks_up) < 0 or min(self.widths) < 1:

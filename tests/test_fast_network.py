@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cqe.encoder import QualityEncoder
 from engine.config import parse_config
-from restoration.fast import FastRestorer
+from restoration.fast import FastRestorer, GatedBlock
 from restoration.networks import build_restorer
 from train_cqe import CqeConfig
 from train_restorer import RestorerConfig
@@ -168,3 +168,38 @@ def test_bfloat16_stays_within_a_grey_level() -> None:
     assert rounded.dtype == torch.float32
     difference: Tensor = (rounded - expected).abs() * 255
     assert difference.square().mean().sqrt() < 0.25 and difference.max() < 2
+
+
+@pytest.mark.parametrize("options", [{"block": "gated"}, {"fusion": "concatenation"}])
+def test_the_other_blocks_and_fusions_train_all_their_parts(options: dict) -> None:
+    network = small(**options).train()
+    network(torch.rand(2, 1, 24, 16)).square().mean().backward()
+    for name, parameter in network.named_parameters():
+        if not name.startswith("encoder."):
+            assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
+
+
+def test_a_gated_block_is_the_sum_of_its_input_and_two_products() -> None:
+    block = GatedBlock(2).double()
+    with torch.no_grad():
+        for layer in (block.gather, block.gather_mixed):
+            layer.weight.copy_(torch.eye(2)[..., None, None])
+        for layer in (block.spread, block.mix):  # (x1, x2) to (x1, x2, 2 x1, 2 x2)
+            layer.weight.copy_(torch.cat([torch.eye(2), 2 * torch.eye(2)])[..., None, None])
+            layer.bias.zero_()
+        block.depthwise.weight.zero_()
+        block.depthwise.weight[:, :, 1, 1] = 1
+        block.depthwise.bias.zero_()
+    x = torch.rand(1, 2, 3, 3).double()
+    middle = x + 2 * x * x
+    torch.testing.assert_close(block(x), middle + 2 * middle * middle)
+
+
+@pytest.mark.parametrize(("fusion", "is_guided"), [("invertible", True), ("concatenation", True), ("none", False)])
+def test_only_an_unguided_network_leaves_the_encoder_unread(fusion: str, is_guided: bool) -> None:
+    network = small(fusion=fusion)
+    x = torch.rand(1, 1, 16, 16)
+    with torch.no_grad():
+        features = network.encoder(x)[1]
+        others = [feature + torch.randn_like(feature) for feature in features]
+        assert torch.equal(network.residual(x, features), network.residual(x, others)) == (not is_guided)
