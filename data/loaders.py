@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Sampler
 from data.datasets import Patches
 
 DATA_ROOT_VARIABLE = "DATA_ROOT"
+PREFETCHED_BATCHES = 4  # of each worker, which fills them while a validation runs; small, uint8: a megabyte or so each
 
 
 def data_root(given: str = "") -> Path:
@@ -60,7 +61,10 @@ class StepSampler(Sampler):
 def build_loader(
     dataset: Patches, first_step: int, last_step: int, *, rank: int = 0, world_size: int = 1, pin_memory: bool = False
 ) -> DataLoader:
-    """Loader over the global steps first_step..last_step - 1; each item is this rank's share of one batch."""
+    """Loader over the global steps first_step..last_step - 1; each item is this rank's share of one batch.
+
+    It is passed through once in a run, so its workers live as long as it does.
+    """
     config = dataset.config
     sampler = StepSampler(
         len(dataset),
@@ -74,6 +78,7 @@ def build_loader(
         dataset,
         batch_sampler=sampler,
         num_workers=config.num_workers,
+        prefetch_factor=PREFETCHED_BATCHES if config.num_workers else None,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # its own: a resumed run must not draw a second time from the global one
         worker_init_fn=_leave_signals_to_the_trainer,

@@ -1,5 +1,11 @@
-"""Half precision where the hardware has it: bfloat16 autocast on GPUs and on CPUs with bf16 instructions."""
+"""Half precision where the hardware has it, on GPUs and on CPUs with bf16 instructions; cuDNN's choice of algorithms.
 
+TensorFloat-32 stays as PyTorch has it: in float32 on CUDA, convolutions use it and matrix products do not. Under
+bfloat16 next to nothing is left in float32 that could gain from it: the losses, whose digits are worth more.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -28,6 +34,20 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     """Autocast to `dtype` on `device`; does nothing for float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
+@contextmanager
+def convolutions_tried_out(is_on: bool) -> Iterator[None]:
+    """Whether cuDNN tries its algorithms on each new shape and keeps the fastest.
+
+    That pays for patches, all of one size, and costs time for validation images, of many. Nothing changes on a CPU.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = is_on
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def cpu_has_bfloat16() -> bool:

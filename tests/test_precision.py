@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.precision import autocast, choose_precision, cpu_has_bfloat16
+from engine.precision import autocast, choose_precision, convolutions_tried_out, cpu_has_bfloat16
 
 CPU = torch.device("cpu")
 
@@ -47,3 +47,12 @@ def test_autocast_computes_in_the_chosen_type() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         with autocast(CPU, dtype):
             assert (x @ x).dtype == dtype
+
+
+def test_algorithms_are_tried_out_where_asked_for_and_nowhere_else() -> None:
+    assert not torch.backends.cudnn.benchmark
+    with convolutions_tried_out(True):
+        with convolutions_tried_out(False):
+            assert not torch.backends.cudnn.benchmark
+        assert torch.backends.cudnn.benchmark
+    assert not torch.backends.cudnn.benchmark
