@@ -1,0 +1,67 @@
+"""torch.compile for training, and plain eager training where it does not work out."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+
+def compiled(module: nn.Module, choice: bool | Literal["auto"], device: torch.device) -> nn.Module:
+    """The module to train with: it shares all parameters and buffers with `module`, which is what is saved.
+
+    Args:
+        module: called with tensors, returns named scalar losses, one "total". No random numbers are drawn in it,
+            nor parameters changed: the first call runs it twice.
+        choice: compile it or not; "auto": on CUDA only. What it gains there: not measured.
+        device: where it runs.
+    """
+    if choice is False or (choice == "auto" and device.type != "cuda"):
+        return module
+    return CompiledOrEager(module)
+
+
+class CompiledOrEager(nn.Module):
+    """Calls a module compiled; or as it is, where compiling it fails (no C++ compiler, an unsupported operation).
+
+    The first call finds out, by a forward and a backward pass that leave no gradient and no changed buffer behind.
+    Catching an error of the step itself would come too late under DistributedDataParallel, which cannot take back a
+    backward pass that it has begun.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self._call = None
+
+    def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
+        if self._call is None:
+            # Patches have one size: no use in code for any.
+            call = torch.compile(self.module.forward, dynamic=False)
+            self._call = call if self._works(call, *inputs) else self.module
+        return self._call(*inputs)
+
+    def _works(self, call: Callable[..., dict[str, Tensor]], *inputs: Tensor) -> bool:
+        trainable = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+        buffers = list(self.module.buffers())
+        started = time.perf_counter()
+        before = [buffer.clone() for buffer in buffers]
+        try:
+            total = call(*inputs)["total"]
+            with torch.autocast(total.device.type, enabled=False):
+                torch.autograd.grad(total, trainable, allow_unused=True)
+        except Exception as error:  # any: what is wrong with the module itself fails again without compiling
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            logger.warning("not compiled, training goes on without (%s)", reason)
+            return False
+        else:
+            logger.info("compiled in %.0f s", time.perf_counter() - started)
+            return True
+        finally:
+            with torch.no_grad():
+                for buffer, value in zip(buffers, before, strict=True):
+                    buffer.copy_(value)
