@@ -28,7 +28,10 @@ class Process:
 
 @contextmanager
 def process_group(device: str = "auto") -> Iterator[Process]:
-    """The run's processes as torchrun started them (nccl on CUDA, gloo on the CPU), or this one alone.
+    """The run's processes as torchrun started them, or this one alone.
+
+    Tensors on a GPU travel by nccl; those on the CPU by gloo, beside it too, so that what only the hosts need to know
+    (when to stop) makes no host wait for its GPU.
 
     Args:
         device: "auto" (CUDA where there is one), "cuda" or "cpu".
@@ -44,7 +47,8 @@ def process_group(device: str = "auto") -> Iterator[Process]:
     if world_size == 1:
         yield Process(0, 1, chosen)
         return
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=VALIDATION_TIMEOUT)
+    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=VALIDATION_TIMEOUT)
     try:
         yield Process(rank, world_size, chosen)
     finally:
@@ -76,6 +80,15 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     total = value.detach().clone()
     dist.all_reduce(total)
     return total / dist.get_world_size()
+
+
+def largest_over_ranks(*values: float) -> list[float]:
+    """The largest of the ranks' values, each by itself; between the hosts alone, no device waits or is waited for."""
+    if not dist.is_initialized():
+        return list(values)
+    largest = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return largest.tolist()
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import train_cqe
 import train_restorer
 from cqe.moco import MomentumContrast
 from engine.config import parse_config
-from engine.distributed import Process, gather_rows, mean_over_ranks, process_group
+from engine.distributed import Process, gather_rows, largest_over_ranks, mean_over_ranks, process_group
 
 EQUAL_QUALITIES = ("negatives", "skipped", "positives")
 
@@ -56,6 +56,7 @@ def main() -> None:
             "key_encoder": dict(encoder.module.key_encoder.named_parameters()),
             "gathered": gather_rows(torch.full((2, 3), float(process.rank))),
             "mean": mean_over_ranks(torch.tensor([float(process.rank), 4.0])),
+            "largest": largest_over_ranks(float(process.rank), -float(process.rank), process.rank == 0),
             "contrast": {mode: contrast_steps(mode, process) for mode in EQUAL_QUALITIES},
         }
         torch.save(seen, Path(output) / f"rank{process.rank}.pt")

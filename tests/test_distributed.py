@@ -14,7 +14,15 @@ from cqe.encoder import QualityEncoder
 from cqe.published import save_encoder
 from engine.checkpoint import load_checkpoint
 from engine.config import parse_config
-from engine.distributed import Process, choose_device, gather_rows, mean_over_ranks, process_group, wait_for_all
+from engine.distributed import (
+    Process,
+    choose_device,
+    gather_rows,
+    largest_over_ranks,
+    mean_over_ranks,
+    process_group,
+    wait_for_all,
+)
 from tests.distributed_worker import EQUAL_QUALITIES, contrast_steps
 from tests.synthetic import cqe_settings, make_data_root, restorer_settings, write_config
 
@@ -25,6 +33,7 @@ NUM_STEPS = 5
 def test_one_process_needs_no_group() -> None:
     rows = torch.rand(3, 2)
     assert gather_rows(rows) is rows and mean_over_ranks(rows) is rows
+    assert largest_over_ranks(0.5, True) == [0.5, True]
     wait_for_all()
     with process_group("cpu") as process:
         assert process == Process(0, 1, torch.device("cpu")) and process.is_main
@@ -74,11 +83,12 @@ def ranks(folder: Path) -> list[dict]:
 
 
 @pytest.mark.ddp
-def test_gathered_rows_are_in_rank_order_and_means_are_over_ranks(ranks: list[dict]) -> None:
+def test_gathered_rows_are_in_rank_order_and_means_and_maxima_are_over_ranks(ranks: list[dict]) -> None:
     expected = torch.tensor([[0.0] * 3] * 2 + [[1.0] * 3] * 2)
     for rank in ranks:
         torch.testing.assert_close(rank["gathered"], expected, rtol=0, atol=0)
         torch.testing.assert_close(rank["mean"], torch.tensor([0.5, 4.0]), rtol=0, atol=0)
+        assert rank["largest"] == [1.0, 0.0, 1.0]
 
 
 @pytest.mark.ddp
