@@ -158,6 +158,7 @@ class EncoderStage(Stage):
     name = "cqe"
     best_metric = "knn_accuracy"
     weights_name = "encoder.safetensors"
+    eager_because = "the forward pass moves the key encoder and the queue, and gathers keys of all processes"
 
     def __init__(
         self, config: CqeConfig, crops: tuple[Tensor, Tensor, Tensor], probe_photos: Sequence[np.ndarray]

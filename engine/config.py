@@ -70,15 +70,21 @@ class TrainerConfig:
         run_dir: folder of this run: checkpoint, weights, resolved config, TensorBoard.
         epochs: passes over the training images, one patch (or pair) of each image a pass.
         max_steps: end after this many steps, and bend the schedule to it, whatever `epochs` says; null: epochs decide.
-        max_minutes: end after this much training time, and bend the schedule to it; null: no time limit.
+        max_minutes: end within this time, and bend the schedule to it. It is time on the clock: validations count,
+            the last one too (as long as an earlier one took), and so do all parts of a run that was resumed; the start
+            before the first step and the packing of images do not. null: no time limit.
         seed: of weights and samples.
         device: "auto" (CUDA where there is one), "cuda" or "cpu".
         precision: "bfloat16" (autocast), "float32", or "auto": bfloat16 where the device has instructions for it.
         channels_last: keep activations in NHWC order.
+        compile: compile the training step (torch.compile), or "auto": on CUDA only. Where compiling fails, a line in
+            the log says why, and training goes on without.
         resume: go on from the run's checkpoint.
         log_every_steps: steps between two lines of the log.
         validate_every_steps: steps between two validations; the last step is always validated.
-        save_every_steps: steps between two checkpoints; the last step is always saved.
+        save_every_minutes: time between two checkpoints, at most; null: steps alone decide. The last step is always
+            saved.
+        save_every_steps: steps between two checkpoints, at most; null: time alone decides.
     """
 
     run_dir: str
@@ -89,15 +95,17 @@ class TrainerConfig:
     device: Literal["auto", "cuda", "cpu"] = "auto"
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     channels_last: bool = True
+    compile: bool | Literal["auto"] = "auto"
     resume: bool = False
     log_every_steps: int = 50
     validate_every_steps: int = 1000
-    save_every_steps: int = 500
+    save_every_minutes: float | None = 2.0
+    save_every_steps: int | None = None
 
     def __post_init__(self) -> None:
         if not self.run_dir:
             raise ValueError("trainer.run_dir is empty; name a folder such as runs/first")
-        positive = ("epochs", "log_every_steps", "validate_every_steps", "save_every_steps")
+        positive = ("epochs", "log_every_steps", "validate_every_steps", "save_every_steps", "save_every_minutes")
         for name in (*positive, "max_steps", "max_minutes"):
             value = getattr(self, name)
             if value is not None and not value > 0:

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from engine.checkpoint import save_checkpoint
+from engine.compiling import compiled
 from engine.config import OptimConfig, TrainerConfig
-from engine.distributed import Process, mean_over_ranks, wait_for_all
+from engine.distributed import Process, largest_over_ranks, mean_over_ranks, wait_for_all
 from engine.ema import ExponentialMovingAverage
+from engine.finite import FiniteGuard
 from engine.logging import RunLog, described
-from engine.precision import autocast, choose_precision
+from engine.precision import autocast, choose_precision, convolutions_tried_out
 from engine.run import CHECKPOINT_NAME, Progress, TrainingState, check_run_dir, open_run_dir
 
 
@@ -39,6 +40,7 @@ class Stage(ABC):
         kept: the part of `module` that is averaged, validated and published.
         best_metric: the validation metric (larger is better) by which the published weights are chosen.
         weights_name: file name of the published weights in the run's folder.
+        eager_because: why `module` is not to be compiled, whatever the config says; empty where it may be.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Stage(ABC):
     kept: nn.Module
     best_metric: str
     weights_name: str
+    eager_because: str = ""
 
     @abstractmethod
     def inputs(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -75,12 +78,11 @@ def learning_rate(config: OptimConfig, step: int, share: float) -> float:
     return config.lr * warmup * (config.final_lr_ratio + (1 - config.final_lr_ratio) * cosine)
 
 
-def build_optimizer(module: nn.Module, config: OptimConfig, device: torch.device) -> torch.optim.Optimizer:
-    """Adam (AdamW where weights decay) over the trainable parameters, fused on CUDA."""
+def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """Adam (AdamW where weights decay) over the trainable parameters, fused: one pass, which `FiniteGuard` can stop."""
     kind = torch.optim.AdamW if config.weight_decay else torch.optim.Adam
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    options = {"fused": True} if device.type == "cuda" else {}
-    return kind(trainable, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, **options)
+    return kind(trainable, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
 
 
 def train(
@@ -93,6 +95,8 @@ def train(
     process: Process,
 ) -> dict[str, float]:
     """Train a stage to the end of its schedule; returns the last validation's metrics.
+
+    Between two lines of the log, validations and checkpoints the host never waits for the step in hand on a GPU.
 
     Args:
         stage: what to train.
@@ -112,7 +116,9 @@ def train(
     num_steps = trainer.max_steps or trainer.epochs * steps_per_epoch
 
     stage.module.to(device=device, memory_format=memory_format)
-    optimizer = build_optimizer(stage.module, optim, device)
+    optimizer = build_optimizer(stage.module, optim)
+    guard = FiniteGuard(device, is_late=device.type == "cuda")
+    optimizer.found_inf = guard.found_inf  # heeded on the device, before the host knows
     average = ExponentialMovingAverage(stage.kept, decay=optim.ema_decay) if optim.ema_decay else None
     progress = Progress()
     state = TrainingState(stage.name, stage.module, optimizer, average, progress)
@@ -120,30 +126,41 @@ def train(
         state.resume(run_dir / CHECKPOINT_NAME, config)
     loader = make_loader(progress.step, num_steps)
     open_run_dir(run_dir, config, process)
-    model = stage.module
+    # Compiled inside DDP: the graph is whole, and a fall back to eager is settled before any rank waits for another.
+    model = compiled(stage.module, trainer.compile if not stage.eager_because else False, device)
     if process.world_size > 1:
         # Buffers need no broadcast: the ranks' queues are equal by construction, and only rank 0's statistics are kept.
         device_ids = [device] if device.type == "cuda" else None
         model = DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
 
     log = RunLog(run_dir, process, first_step=progress.step, last_step=num_steps)
-    num_trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    num_trainable = sum(parameter.numel() for parameter in trainable)
     log.line(
         f"stage {stage.name}: {num_trainable / 1e6:.2f} M trainable parameters, "
         f"{process.world_size} process(es) on {device.type}, {str(dtype).removeprefix('torch.')}, "
         f"steps {progress.step} to {num_steps}"
         + (f" or {trainer.max_minutes:g} minutes" if trainer.max_minutes else "")
     )
+    if trainer.compile is True and stage.eager_because:
+        log.line(f"not compiled: {stage.eager_because}")
+    if progress.step and progress.share(num_steps, trainer.max_minutes) >= 1:
+        log.line(
+            "this run is over, nothing is left to train: give all of it more trainer.max_minutes, max_steps or epochs "
+            "(the schedule is stretched), or start a new run with a new schedule by --initial_weights"
+        )
 
     def validate_and_save() -> dict[str, float]:
         """On rank 0: measure what is kept, publish it where it is the best so far, save the checkpoint."""
+        started = look_at_clock()
         save()  # first, so that nothing is lost should validation fail
         metrics = {}
         if process.is_main:
             kept = average.module if average else stage.kept
             was_training = kept.training
             kept.eval()
-            metrics = stage.validate(kept, log, progress.step)
+            with convolutions_tried_out(False):
+                metrics = stage.validate(kept, log, progress.step)
             log.scalars(metrics, progress.step, group="validation")
             is_best = metrics[stage.best_metric] >= progress.best
             if is_best:
@@ -153,20 +170,35 @@ def train(
             kept.train(was_training)
             save()
         wait_for_all()
+        progress.validation_seconds = max(progress.validation_seconds, look_at_clock() - started)
         return metrics
 
     def save() -> None:
+        nonlocal saved_at
+        guard.settle()
+        saved_at = look_at_clock()
         if process.is_main:
             save_checkpoint(run_dir / CHECKPOINT_NAME, state.to_checkpoint(config))
+
+    def look_at_clock() -> float:
+        progress.elapsed_seconds = time.perf_counter() - started_at
+        return progress.elapsed_seconds
 
     metrics: dict[str, float] = {}
     is_stopping = False
     model.train()
     meter = _Meter(batch_size)
-    with closing(log), _stop_signals() as stop:
+    saved_at = progress.elapsed_seconds
+    started_at = time.perf_counter() - saved_at
+    with closing(log), _stop_signals() as stop, convolutions_tried_out(True):
         for batch in meter.timed(loader):
-            started = time.perf_counter()
-            share, is_stopping = _agreed(progress.share(num_steps, trainer.max_minutes), stop.requested, process)
+            look_at_clock()
+            # All ranks do the same, though their clocks differ and a signal may reach one alone.
+            share, is_stopping, has_no_time = largest_over_ranks(
+                progress.share(num_steps, trainer.max_minutes),
+                stop.requested,
+                not progress.has_time_to_validate(trainer.max_minutes),
+            )
             if share >= 1 or is_stopping:
                 break
             rate = learning_rate(optim, progress.step, share)
@@ -182,24 +214,26 @@ def train(
                 losses = model(*inputs)
             optimizer.zero_grad(set_to_none=True)
             losses["total"].backward()
-            gradient_norm = nn.utils.clip_grad_norm_(model.parameters(), optim.grad_clip_norm or math.inf)
-            _stop_unless_finite(losses, gradient_norm, progress.step)
+            gradient_norm = nn.utils.clip_grad_norm_(trainable, optim.grad_clip_norm or math.inf)
+            guard.watch({**losses, "gradient norm": gradient_norm}, progress.step)
             optimizer.step()
             if average:
-                average.update(stage.kept)
+                average.update()
 
             progress.step += 1
-            progress.elapsed_seconds += time.perf_counter() - started + meter.last_wait
             log.advance()
             if progress.step % trainer.log_every_steps == 0:
+                guard.settle()
                 terms = {name: float(mean_over_ranks(value.detach())) for name, value in losses.items()}
                 speed = meter.read()
                 log.line(f"step {progress.step}: {described(terms)}  lr {rate:.3g}  {described(speed)}")
                 log.scalars(terms, progress.step, group="loss")
                 log.scalars({"lr": rate, "gradient_norm": float(gradient_norm)} | speed, progress.step, group="train")
-            if progress.step % trainer.validate_every_steps == 0 and progress.step < num_steps:
+            if progress.step == num_steps:
+                break
+            if progress.step % trainer.validate_every_steps == 0 and not has_no_time:
                 metrics = validate_and_save()
-            elif progress.step % trainer.save_every_steps == 0:
+            elif _is_due(trainer, progress.step, look_at_clock() - saved_at):
                 save()
         if is_stopping:
             save()
@@ -209,12 +243,17 @@ def train(
     return metrics
 
 
+def _is_due(trainer: TrainerConfig, step: int, seconds_unsaved: float) -> bool:
+    """Whether a checkpoint is to be written after this step."""
+    by_steps = trainer.save_every_steps is not None and step % trainer.save_every_steps == 0
+    return by_steps or (trainer.save_every_minutes is not None and seconds_unsaved >= 60 * trainer.save_every_minutes)
+
+
 class _Meter:
     """Images per second and the share of time spent waiting for data, since last read."""
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
-        self.last_wait = 0.0
         self._start()
 
     def _start(self) -> None:
@@ -228,8 +267,7 @@ class _Meter:
             batch = next(batches, None)
             if batch is None:
                 return
-            self.last_wait = time.perf_counter() - started
-            self._waited += self.last_wait
+            self._waited += time.perf_counter() - started
             self._steps += 1
             yield batch
 
@@ -262,23 +300,3 @@ def _stop_signals() -> Iterator[_StopRequest]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _agreed(share: float, is_stop_requested: bool, process: Process) -> tuple[float, bool]:
-    """The largest of the ranks' values, so that all stop together: clocks differ, and a signal may reach one alone."""
-    if process.world_size == 1:
-        return share, is_stop_requested
-    values = torch.tensor([share, is_stop_requested], dtype=torch.float64, device=process.device)
-    dist.all_reduce(values, op=dist.ReduceOp.MAX)
-    return values[0].item(), bool(values[1])
-
-
-def _stop_unless_finite(losses: Mapping[str, Tensor], gradient_norm: Tensor, step: int) -> None:
-    values = {**losses, "gradient norm": gradient_norm}
-    if torch.stack([value.detach().float() for value in values.values()]).isfinite().all():
-        return
-    name = next(name for name, value in values.items() if not torch.isfinite(value))
-    raise FloatingPointError(
-        f"{name} is {values[name].item()} at step {step}: stopped before the update, the last checkpoint is unharmed; "
-        f"lower optim.lr, set optim.grad_clip_norm, or use trainer.precision float32"
-    )

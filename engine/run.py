@@ -23,22 +23,34 @@ FREE_ON_RESUME = {
     "encoder", "initial_weights",  # all weights are in the checkpoint
     "data.root", "data.pack_dir", "data.num_workers",
     "trainer.run_dir", "trainer.resume", "trainer.device", "trainer.epochs", "trainer.max_steps", "trainer.max_minutes",
-    "trainer.log_every_steps", "trainer.validate_every_steps", "trainer.save_every_steps",
+    "trainer.log_every_steps", "trainer.validate_every_steps", "trainer.save_every_steps", "trainer.save_every_minutes",
+    "trainer.compile",
 }  # fmt: skip
 
 
 @dataclass
 class Progress:
-    """How far a run is: steps done, seconds trained, the best validation so far."""
+    """How far a run is: steps done, seconds on the clock, the longest of a validation, the best one so far."""
 
     step: int = 0
     elapsed_seconds: float = 0.0
+    validation_seconds: float = 0.0
     best: float = -math.inf
 
     def share(self, num_steps: int, max_minutes: float | None) -> float:
-        """Share of the run that is done, 0..1: of its steps, or of its minutes where those run out first."""
-        of_time = self.elapsed_seconds / (60 * max_minutes) if max_minutes else 0.0
+        """Share of the run that is done, 0..1: of its steps, or of its minutes where those run out first.
+
+        Of the minutes, the last validation gets as many as an earlier one took, and the steps all others.
+        """
+        of_time = 0.0
+        if max_minutes:
+            seconds = 60 * max_minutes - self.validation_seconds
+            of_time = self.elapsed_seconds / seconds if seconds > 0 else 1.0
         return min(max(self.step / num_steps, of_time), 1.0)
+
+    def has_time_to_validate(self, max_minutes: float | None) -> bool:
+        """Whether a validation now would leave time for the last one; none has been timed yet: yes."""
+        return max_minutes is None or self.elapsed_seconds + 2 * self.validation_seconds <= 60 * max_minutes
 
 
 @dataclass
@@ -77,6 +89,8 @@ class TrainingState:
         _refuse_changes(state["config"], to_dict(config), path)
         try:
             self.module.load_state_dict(state["module"])
+            for group in state["optimizer"]["param_groups"]:
+                group["fused"] = True  # as `build_optimizer` has it; older files may say otherwise
             self.optimizer.load_state_dict(state["optimizer"])
             if self.average:
                 self.average.load_state_dict(state["average"])

@@ -149,6 +149,8 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
         (["--trainer.precision", "half"], r"trainer\.precision.*float32.*half"),
         (["--trainer.epochs", "0"], r"trainer\.epochs must be > 0, got 0"),
         (["--trainer.max_minutes", "-1"], r"trainer\.max_minutes must be > 0, got -1\.0"),
+        (["--trainer.save_every_minutes", "0"], r"trainer\.save_every_minutes must be > 0, got 0\.0"),
+        (["--trainer.compile", "maybe"], r"trainer\.compile.*maybe"),
         (["--trainer.seed", "-1"], r"trainer\.seed must be 0 or more, got -1"),
         (["--config"], r"--config: expected one argument"),
     ],

@@ -3,17 +3,20 @@
 import logging
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from engine.checkpoint import load_checkpoint
+import engine.loop
+from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.config import OptimConfig, TrainerConfig
 from engine.distributed import Process
+from engine.finite import FiniteGuard
 from engine.loop import Stage, learning_rate, train
 from engine.run import CHECKPOINT_NAME, Progress, check_run_dir
 
@@ -59,16 +62,34 @@ class LineStage(Stage):
         path.write_text(repr(kept.weight.item()))
 
 
-class Batches:
-    """Batches that depend on the step alone; remembers the weight before each step; may spoil one or end the run."""
+class Clock:
+    """A clock that stands still but where a test moves it."""
 
-    def __init__(self, stage: LineStage, *, spoil: dict[int, str] | None = None, stop_at: int | None = None) -> None:
-        self.stage, self.spoil, self.stop_at = stage, spoil or {}, stop_at
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds = 0.0
+        monkeypatch.setattr("engine.loop.time.perf_counter", lambda: self.seconds)
+
+
+class Batches:
+    """Batches that depend on the step alone; remembers the weight before each step; may spoil one or end the run.
+
+    With a clock, a step takes two seconds on it.
+    """
+
+    def __init__(
+        self,
+        stage: LineStage,
+        *,
+        spoil: dict[int, str] | None = None,
+        stop_at: int | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.stage, self.spoil, self.stop_at, self.clock = stage, spoil or {}, stop_at, clock
         self.weights: list[float] = []
 
     def __call__(self, first_step: int, last_step: int) -> Iterator[dict[str, Tensor]]:
         for step in range(first_step, last_step):
-            self.weights.append(self.stage.module.weight.item())
+            self.weights.append(self.stage.module.weight.tolist())
             generator = torch.Generator().manual_seed(step)
             batch = {name: torch.rand(4, 1, 1, 1, generator=generator) for name in ("x", "y", "z")}
             if step in self.spoil:
@@ -76,6 +97,8 @@ class Batches:
             if step == self.stop_at:
                 signal.raise_signal(signal.SIGTERM)
             yield batch
+            if self.clock:
+                self.clock.seconds += 2
 
 
 def run(
@@ -113,6 +136,10 @@ def test_the_share_done_is_of_steps_or_of_time_whichever_is_further() -> None:
     assert progress.share(100, 1.0) == 0.5
     assert progress.share(100, 10.0) == 0.25
     assert progress.share(10, None) == 1.0
+    progress = Progress(elapsed_seconds=30.0, validation_seconds=20.0)
+    assert progress.share(100, 1.0) == 0.75 and progress.share(100, 1 / 3) == 1.0
+    assert progress.has_time_to_validate(7 / 6) and not progress.has_time_to_validate(1.1)
+    assert progress.has_time_to_validate(None)
 
 
 def test_steps_are_adam_with_the_scheduled_rate(tmp_path: Path) -> None:
@@ -138,24 +165,84 @@ def test_epochs_decide_where_max_steps_does_not(tmp_path: Path) -> None:
     assert saved(tmp_path)["progress"]["step"] == 9  # three steps an epoch
 
 
-def test_a_time_limit_ends_the_run_validated_and_saved(tmp_path: Path) -> None:
+def test_a_time_limit_ends_the_run_validated_and_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = LineStage()
-    run(tmp_path, stage, max_minutes=1e-9)  # over after any step
+    run(tmp_path, stage, Batches(stage, clock=Clock(monkeypatch)), max_minutes=1 / 60)  # over after any step
     assert saved(tmp_path)["progress"]["step"] == 1
     assert [step for step, *_ in stage.validated] == [1]
 
 
 def test_the_learning_rate_follows_the_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = iter(range(1000))  # every look at the clock is a second later
-    monkeypatch.setattr("engine.loop.time.perf_counter", lambda: float(next(seconds)))
+    rates = watched_rates(monkeypatch)
+    stage = LineStage()
+    run(tmp_path, stage, Batches(stage, clock=Clock(monkeypatch)), max_minutes=0.1)  # two seconds a step, of six
+    assert rates == [(0, 0.0), (1, pytest.approx(1 / 3)), (2, pytest.approx(2 / 3))]
+    assert saved(tmp_path)["progress"]["step"] == 3
+
+
+def test_a_time_limit_holds_with_all_validations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    rates = watched_rates(monkeypatch)
+
+    class SlowlyValidated(LineStage):
+        def validate(self, kept: nn.Module, log: object, step: int) -> dict[str, float]:
+            clock.seconds += 10
+            return super().validate(kept, log, step)
+
+    stage = SlowlyValidated()
+    limits = {"max_minutes": 1.0, "max_steps": 1000, "validate_every_steps": 10}
+    run(tmp_path, stage, Batches(stage, clock=clock), **limits)
+    # Ten steps, a validation, ten steps, none (it would leave no time for the last one), and the last one.
+    assert [step for step, *_ in stage.validated] == [10, 20] and clock.seconds == 60
+    assert rates[9:11] == [(9, pytest.approx(18 / 60)), (10, pytest.approx(30 / 50))]  # a sixth is kept for validation
+    assert [share for _, share in rates] == sorted(share for _, share in rates) and rates[-1][1] < 1
+
+
+def test_a_resumed_run_can_be_given_more_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def go(**trainer) -> None:
+        stage = LineStage()
+        run(tmp_path, stage, Batches(stage, clock=Clock(monkeypatch)), max_steps=100, **trainer)
+
+    go(max_minutes=0.1)
+    assert "this run is over" not in log_of(tmp_path)
+    rates = watched_rates(monkeypatch)
+    go(max_minutes=0.1, resume=True)
+    assert rates == [] and "this run is over, nothing is left to train" in log_of(tmp_path)
+    assert "--initial_weights" in log_of(tmp_path)
+    go(max_minutes=0.2, resume=True)
+    assert rates == [(step, pytest.approx(step / 6)) for step in (3, 4, 5)]  # six seconds of twelve were over
+    assert saved(tmp_path)["progress"]["elapsed_seconds"] == 12
+
+
+def test_checkpoints_come_by_time_and_by_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = []
+    save = engine.loop.save_checkpoint
+    monkeypatch.setattr(
+        "engine.loop.save_checkpoint", lambda path, state: steps.append(state["progress"]["step"]) or save(path, state)
+    )
+    for name, expected, trainer in (
+        ("time", [4, 7], {"save_every_minutes": 0.1}),  # six seconds; a step's time shows with the next step
+        ("steps", [3, 6], {"save_every_minutes": None, "save_every_steps": 3}),
+        ("both", [4, 5, 8], {"save_every_minutes": 0.1, "save_every_steps": 5}),
+        ("neither", [], {"save_every_minutes": None}),
+    ):
+        steps.clear()
+        stage = LineStage()
+        run(tmp_path / name, stage, Batches(stage, clock=Clock(monkeypatch)), max_steps=9, **trainer)
+        assert steps == [*expected, 9, 9]  # before and after the last validation
+
+
+def watched_rates(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
+    """Steps and shares for which the learning rate is asked, in a list that grows."""
     rates = []
     monkeypatch.setattr(
         "engine.loop.learning_rate", lambda config, step, share: rates.append((step, share)) or config.lr
     )
-    run(tmp_path, LineStage(), max_minutes=0.1)
-    # A step takes a second, and the wait for its batch another; of 6 seconds, that is a third a step.
-    assert rates == [(0, 0.0), (1, pytest.approx(1 / 3)), (2, pytest.approx(2 / 3))]
-    assert saved(tmp_path)["progress"]["step"] == 3
+    return rates
+
+
+def log_of(tmp_path: Path) -> str:
+    return (tmp_path / "run" / "log.txt").read_text()
 
 
 def test_validation_sees_eval_mode_and_happens_on_time_and_at_the_end(tmp_path: Path) -> None:
@@ -228,6 +315,53 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path: Path) -
     assert stage.module.weight.item() == 0.5
 
 
+@pytest.fixture
+def late_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop looks for numbers that are not finite as it does on a GPU."""
+    monkeypatch.setattr("engine.loop.FiniteGuard", lambda device, is_late: FiniteGuard(device, is_late=True))
+
+
+@pytest.mark.parametrize("trainer", [{"save_every_steps": 2}, {"validate_every_steps": 2}, {"log_every_steps": 2}])
+def test_a_late_stop_harms_neither_weights_nor_checkpoint(tmp_path: Path, late_guard: None, trainer: dict) -> None:
+    stage = LineStage()
+    batches = Batches(stage, spoil={3: "x"})
+    optim = {"grad_clip_norm": 1.0, "ema_decay": 0.5}
+    with pytest.raises(FloatingPointError, match="^total is (inf|nan) at step 3"):
+        run(tmp_path, stage, batches, optim=optim, **trainer)
+    assert len(batches.weights) == 4  # caught after the step, before anything was logged, validated or saved
+    assert stage.module.weight.item() == batches.weights[3] != batches.weights[2]
+    if "log_every_steps" in trainer:
+        assert "step 2:" in log_of(tmp_path) and "step 4:" not in log_of(tmp_path)
+    else:
+        assert saved(tmp_path)["progress"]["step"] == 2
+
+
+def test_a_late_stop_comes_with_the_next_step_which_changes_nothing(tmp_path: Path, late_guard: None) -> None:
+    stage = LineStage()
+    batches = Batches(stage, spoil={3: "x"})
+    with pytest.raises(FloatingPointError, match="^total is (inf|nan) at step 3"):
+        run(tmp_path, stage, batches)
+    assert len(batches.weights) == 5
+    assert stage.module.weight.item() == batches.weights[4] == batches.weights[3]
+
+
+def test_a_step_asks_the_device_for_no_number(tmp_path: Path, late_guard: None) -> None:
+    asked = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.aten._local_scalar_dense.default:
+                asked.append(len(batches.weights))  # the step in hand, from 1
+            return function(*args, **kwargs or {})
+
+    stage = LineStage()
+    batches = Batches(stage)
+    with Watch():
+        optim = {"grad_clip_norm": 0.1, "weight_decay": 0.1, "ema_decay": 0.5, "lr_warmup_steps": 2}
+        run(tmp_path, stage, batches, optim=optim, log_every_steps=5)
+    assert set(asked) == {5, 6}  # the step that is logged, and the last, which is validated
+
+
 def test_a_failed_run_takes_its_log_handlers_along(tmp_path: Path) -> None:
     before = list(logging.getLogger().handlers)
     stage = LineStage()
@@ -250,8 +384,35 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, s
     run(tmp_path / "parts", LineStage(), optim=optim, validate_every_steps=2, resume=True)
     whole, parts = saved(tmp_path / "whole"), saved(tmp_path / "parts")
     for state in (whole, parts):
-        del state["stage"], state["config"], state["progress"]["elapsed_seconds"]
+        del state["stage"], state["config"]
+        del state["progress"]["elapsed_seconds"], state["progress"]["validation_seconds"]
     torch.testing.assert_close(parts, whole, rtol=0, atol=0)
+
+
+def test_a_checkpoint_of_an_adam_that_is_not_fused_goes_on(tmp_path: Path) -> None:
+    run(tmp_path, LineStage(), max_steps=3)
+    state = saved(tmp_path)
+    state["optimizer"]["param_groups"][0]["fused"] = None
+    save_checkpoint(tmp_path / "run" / CHECKPOINT_NAME, state)
+    run(tmp_path, LineStage(), resume=True)
+    assert saved(tmp_path)["progress"]["step"] == NUM_STEPS
+
+
+def test_a_step_can_be_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compile_it(function: Callable, **options: object) -> Callable:
+        compiled.append(function)
+        return function
+
+    compiled: list[Callable] = []
+    monkeypatch.setattr(torch, "compile", compile_it)
+    stages = {"auto": LineStage(), "told": LineStage(), "refusing": LineStage()}
+    stages["refusing"].eager_because = "it is too short"
+    for name, stage in stages.items():
+        run(tmp_path / name, stage, compile="auto" if name == "auto" else True)
+    assert compiled == [stages["told"].module.forward]
+    assert len({stage.module.weight.item() for stage in stages.values()}) == 1
+    assert list(saved(tmp_path / "told")["module"]) == ["weight"]
+    assert "not compiled: it is too short" in log_of(tmp_path / "refusing")
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
