@@ -51,8 +51,7 @@ def evaluate_features(
         seed: of the permutations of "shuffled".
 
     Returns:
-        as `evaluate`, but {set: {quality: {feature set: {"psnr", "ssim", "psnrb", "images"}}}}; and "features", the
-        choices that decide them.
+        as `evaluate`, but {set: {quality: {feature set: scores}}}; and "features", the choices that decide them.
 
     Raises:
         ValueError: for a negative seed; as `next_images` and `farthest` do, before any work; and as `evaluate` does.

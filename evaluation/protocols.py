@@ -2,13 +2,13 @@
 
 Ground truth is a uint8 image: luma as stored where a set is gray, MATLAB's Y (16..235) where luma is taken of colour,
 RGB otherwise. It is coded as a baseline JPEG at each quality, and a system's output is compared with it. A set's figure
-is the mean of its images' figures.
+is the mean of its images' figures. The gain is an output's PSNR less that of the JPEG it was made from.
 """
 
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -22,8 +22,16 @@ from data.jpeg import compress
 from data.splits import bsds500_split, refuse_other_split
 from evaluation.metrics import METRICS, MIN_SIDE_PX, score
 
-SET_FOLDERS = {"classic5": "classic5", "live1": "live1", "bsds500": "bsds500/test", "icb": "icb", "twitter": "twitter"}
-SET_SIZES = {"classic5": 5, "live1": 29, "bsds500": 200}
+SET_FOLDERS = {
+    "classic5": "classic5",
+    "live1": "live1",
+    "bsds500": "bsds500/test",
+    "bsds500/val": "bsds500/val",  # for choosing, never for reporting
+    "icb": "icb",
+    "twitter": "twitter",
+}
+SET_SIZES = {"classic5": 5, "live1": 29, "bsds500": 200, "bsds500/val": 100}
+SET_SPLITS = {"bsds500": "test", "bsds500/val": "val"}
 CHANNELS = {"gray": 1, "color": 3}
 PROTOCOLS = {
     "gray": "uint8 luma (MATLAB Y, 16..235, of colour images; gray images as stored), one-channel JPEG; "
@@ -50,6 +58,13 @@ class Case(NamedTuple):
     set_name: str
     quality: int
     stem: str
+
+
+class Scores(NamedTuple):
+    """An image's figures: a system's output's, its gain among them, and those of the JPEG it was made from."""
+
+    output: dict[str, float]
+    jpeg: dict[str, float]
 
 
 Produce = Callable[[np.ndarray, Case], np.ndarray]  # (clean image, case) -> a system's output for that case
@@ -151,7 +166,7 @@ def evaluate(
     """Score a system on sets of images at JPEG qualities.
 
     Outputs are produced one after the other in the calling thread (a network uses the machine by itself); `workers`
-    threads score them meanwhile.
+    threads score them, and the JPEGs, meanwhile.
 
     Args:
         produce: the system, from `restored_by` or `restored_in`.
@@ -159,21 +174,24 @@ def evaluate(
         method: the system's name in the result.
 
     Returns:
-        {"method", "channels", "protocol", "results": {set: {quality: {"psnr", "ssim", "psnrb", "images": {stem:
-        {"psnr", "ssim", "psnrb"}}}}}}, the qualities as strings; PSNR and PSNR-B in dB, infinite for equal images.
+        {"method", "channels", "protocol", "results": {set: {quality: {"psnr", "ssim", "psnrb", "gain", "worst_gain",
+        "jpeg": {"psnr", "ssim", "psnrb"}, "images": {stem: {"psnr", "ssim", "psnrb", "gain"}}}}}}, the qualities as
+        strings; PSNR, PSNR-B and gains in dB. "worst_gain" is the lowest of an image, "jpeg" the JPEGs' own figures.
+        PSNR is infinite for equal images, and so is the gain, with its sign, where either image alone equals the clean
+        one; it is 0 where both do. A mean of gains of both infinities is no number.
 
     Raises:
         ValueError: as `read_clean`, `produce` and the metrics do.
     """
     qualities = list(dict.fromkeys(qualities))
-    images: dict[Case, dict[str, float]] = {}
+    images: dict[Case, Scores] = {}
     waiting: deque = deque()
     total = sum(len(paths) for _, paths in sets) * len(qualities)
     # disable=None: a bar on a terminal, silence elsewhere.
     with ThreadPoolExecutor(workers) as pool, tqdm(total=total, desc=method, unit="image", disable=None) as bar:
         try:
             for clean, case in _clean_cases(sets, qualities, channels):
-                waiting.append((case, pool.submit(score, produce(clean, case), clean)))
+                waiting.append((case, pool.submit(_score, produce(clean, case), clean, case.quality)))
                 while len(waiting) > 2 * workers:  # few enough that huge images do not pile up in memory
                     _collect(waiting, images, bar)
             while waiting:
@@ -187,8 +205,8 @@ def evaluate(
 def _open_set(name: str, data_root: Path) -> ImageSet:
     if name in SET_FOLDERS:
         paths = list_images(data_root / SET_FOLDERS[name])
-        if name == "bsds500":
-            refuse_other_split(paths, "test")
+        if name in SET_SPLITS:
+            refuse_other_split(paths, SET_SPLITS[name])
         if len(paths) != SET_SIZES.get(name, len(paths)):
             logger.warning("%s has %d images here, not %d: not comparable", name, len(paths), SET_SIZES[name])
     elif Path(name).is_dir():
@@ -225,16 +243,37 @@ def _clean_cases(
         yield clean, case
 
 
-def _collect(waiting: deque, images: dict[Case, dict[str, float]], bar: tqdm) -> None:
+def _score(restored: np.ndarray, clean: np.ndarray, quality: int) -> Scores:
+    degraded = compress(clean, quality)
+    jpeg = score(degraded, clean)
+    output = jpeg if np.array_equal(restored, degraded) else score(restored, clean)
+    return Scores(output | {"gain": _gain(output["psnr"], jpeg["psnr"])}, jpeg)
+
+
+def _gain(psnr_db: float, jpeg_psnr_db: float) -> float:
+    return 0.0 if psnr_db == jpeg_psnr_db else psnr_db - jpeg_psnr_db  # two infinities have no difference
+
+
+def _collect(waiting: deque, images: dict[Case, Scores], bar: tqdm) -> None:
     case, future = waiting.popleft()
     images[case] = future.result()
     bar.update()
 
 
-def _summary(images: dict[Case, dict[str, float]], name: str, quality: int) -> dict:
+def _summary(images: dict[Case, Scores], name: str, quality: int) -> dict:
     chosen = {case.stem: scores for case, scores in images.items() if case[:2] == (name, quality)}
-    means = {metric: float(np.mean([scores[metric] for scores in chosen.values()])) for metric in METRICS}
-    return means | {"images": chosen}
+    gains = [scores.output["gain"] for scores in chosen.values()]
+    return _means(scores.output for scores in chosen.values()) | {
+        "gain": sum(gains) / len(gains),
+        "worst_gain": min(gains),
+        "jpeg": _means(scores.jpeg for scores in chosen.values()),
+        "images": {stem: scores.output for stem, scores in chosen.items()},
+    }
+
+
+def _means(scores: Iterable[dict[str, float]]) -> dict[str, float]:
+    scores = list(scores)
+    return {metric: float(np.mean([figures[metric] for figures in scores])) for metric in METRICS}
 
 
 def _restored_path(folder: Path, case: Case) -> Path:

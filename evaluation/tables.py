@@ -30,13 +30,19 @@ class Section(NamedTuple):
 
 
 def summarize(result: dict) -> Section:
-    """A row for each set and quality of an evaluation's result (see `evaluation.protocols.evaluate`)."""
-    rows = [["set", "quality", "PSNR (dB)", "SSIM", "PSNR-B (dB)", "images"]]
+    """A row for each set and quality of an evaluation's result (see `evaluation.protocols.evaluate`), as cards show it.
+
+    A note says what a set gains over all its qualities, and which image gains least.
+    """
+    rows = [["set", "quality", "JPEG", result["method"], "gain (dB)", "lowest gain (dB)", "images"]]
     for set_name, qualities in result["results"].items():
         for quality, scores in qualities.items():
-            figures = [f"{scores['psnr']:.2f}", f"{scores['ssim']:.4f}", f"{scores['psnrb']:.2f}"]
-            rows.append([set_name, quality, *figures, str(len(scores["images"]))])
-    return Section(f"{result['method']}, {result['channels']}", rows, [f"protocol: {result['protocol']}"])
+            figures = [_cell([of[metric] for metric in METRICS]) for of in (scores["jpeg"], scores)]
+            gains = [f"{scores['gain']:+.2f}", f"{scores['worst_gain']:+.2f}"]
+            rows.append([set_name, quality, *figures, *gains, str(len(scores["images"]))])
+    title = f"{result['method']}, {result['channels']}: PSNR (dB) / SSIM / PSNR-B (dB)"
+    notes = [_gains(*item) for item in result["results"].items()]
+    return Section(title, rows, [*notes, f"protocol: {result['protocol']}"])
 
 
 def paper_table(number: int) -> dict:
@@ -113,7 +119,9 @@ def agrees(value: float, printed: float, metric: str) -> bool:
 def as_text(section: Section) -> str:
     """Aligned columns for the terminal: words to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*section.rows, strict=True)]
-    is_words = [not any(cell[0].isdigit() for cell in column[1:]) for column in zip(*section.rows, strict=True)]
+    is_words = [
+        not any(cell.lstrip("+-")[:1].isdigit() for cell in column[1:]) for column in zip(*section.rows, strict=True)
+    ]
     lines = [
         "  ".join(
             cell.ljust(width) if left else cell.rjust(width)
@@ -174,6 +182,22 @@ def _paper_tables() -> dict:
     return yaml.safe_load(Path(__file__).with_name("paper_tables.yaml").read_text(encoding="utf-8"))
 
 
+def _gains(set_name: str, qualities: dict[str, dict]) -> str:
+    """The line on what a set's images gain over their JPEGs, at all qualities together."""
+    gain_of = {
+        (stem, quality): figures["gain"]
+        for quality, scores in qualities.items()
+        for stem, figures in scores["images"].items()
+    }
+    mean = sum(gain_of.values()) / len(gain_of)
+    num_worse = sum(gain < 0 for gain in gain_of.values())
+    stem, quality = min(gain_of, key=gain_of.get)
+    return (
+        f"{set_name}: PSNR gain over the JPEG, all qualities: mean {mean:+.3f} dB; lowest "
+        f"{gain_of[stem, quality]:+.3f} dB ({stem} at Q{quality}); below zero: {num_worse} of {len(gain_of)}"
+    )
+
+
 def _printed_decimals(figure: float, metric: str) -> int:
     """Decimals of a printed figure: the metric's, or as many more as the figure has."""
     return max(DECIMALS[metric], len(str(figure).partition(".")[2]))
@@ -183,7 +207,9 @@ def _cell(figures: Sequence[float] | None, *, is_printed: bool = False) -> str:
     if figures is None:
         return NO_VALUE
     named = zip(METRICS, figures, strict=True)
-    return "/".join(f"{x:.{_printed_decimals(x, metric) if is_printed else DECIMALS[metric]}f}" for metric, x in named)
+    return " / ".join(
+        f"{x:.{_printed_decimals(x, metric) if is_printed else DECIMALS[metric]}f}" for metric, x in named
+    )
 
 
 def _finite(content):

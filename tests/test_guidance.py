@@ -97,6 +97,7 @@ def test_the_decoder_is_given_what_each_name_says(sets: list[ImageSet], images: 
             }
             for name in KINDS:
                 found = results[str(quality)][name]["images"][stem]
+                del found["gain"]
                 assert found == score(expected[name], clean), (stem, quality, name)
 
 
@@ -105,7 +106,8 @@ def test_another_image_is_brought_to_size_before_it_is_coded(tmp_path: Path) -> 
     by_kind = measure(Echo(), open_sets([str(tmp_path / "mine")], tmp_path), [10])["results"]["mine"]["10"]
     mirrored = np.vstack([images["b"], images["b"][:-5:-1]])
     mirrored = np.hstack([mirrored, mirrored[:, :-13:-1]])
-    assert by_kind["other_image"]["images"]["a"] == score(compress(mirrored, 10), images["a"])
+    expected = score(compress(mirrored, 10), images["a"])
+    assert expected.items() <= by_kind["other_image"]["images"]["a"].items()
 
 
 def test_figures_are_means_in_the_layout_that_is_promised(sets: list[ImageSet]) -> None:

@@ -13,7 +13,7 @@ from data.images import read_image
 from data.jpeg import compress
 from data.splits import bsds500_stems
 from evaluation import protocols
-from evaluation.metrics import METRICS, psnrb, score
+from evaluation.metrics import METRICS, psnr, psnrb, score
 from evaluation.protocols import SET_FOLDERS, evaluate, open_sets, read_clean, restored_by, restored_in
 from evaluation.tables import agrees, paper_table
 
@@ -94,10 +94,47 @@ def test_scores_are_per_image_and_means_per_set(tmp_path: Path) -> None:
     assert list(result["results"]["mine"]) == ["30", "70"]
     for quality, scores in result["results"]["mine"].items():
         expected = {stem: score(compress(image, int(quality)), image) for stem, image in images.items()}
-        assert scores["images"] == expected
+        assert scores["images"] == {stem: figures | {"gain": 0.0} for stem, figures in expected.items()}
         for metric in METRICS:
             mean = np.mean([figures[metric] for figures in expected.values()])
-            assert scores[metric] == pytest.approx(mean, abs=1e-12)
+            assert scores[metric] == scores["jpeg"][metric] == pytest.approx(mean, abs=1e-12)
+
+
+def test_gain_is_the_psnr_beyond_the_jpegs_on_average_and_at_worst(tmp_path: Path) -> None:
+    images = {stem: save_random(tmp_path / "mine" / f"{stem}.png", 24, 40, seed=i) for i, stem in enumerate("abc")}
+    helped = {compress(image, 30).tobytes() for stem, image in images.items() if stem != "b"}
+    clean_of = {compress(image, 30).tobytes(): image for image in images.values()}
+
+    def mixed(degraded: np.ndarray) -> np.ndarray:
+        """Half-way to the clean image, but twice as far from it for b."""
+        clean = clean_of[degraded.tobytes()].astype(float)
+        error = (degraded - clean) * (0.5 if degraded.tobytes() in helped else 2)
+        return np.clip(np.rint(clean + error), 0, 255).astype(np.uint8)
+
+    result = evaluate(restored_by(mixed), open_sets([str(tmp_path / "mine")], ""), [30], "gray", method="mixed")
+    scores = result["results"]["mine"]["30"]
+    degraded = {stem: compress(image, 30) for stem, image in images.items()}
+    gain = {stem: psnr(mixed(degraded[stem]), images[stem]) - psnr(degraded[stem], images[stem]) for stem in images}
+    assert gain["b"] < 0 < min(gain["a"], gain["c"])
+    assert {stem: figures["gain"] for stem, figures in scores["images"].items()} == gain
+    assert scores["gain"] == pytest.approx(sum(gain.values()) / 3) and scores["worst_gain"] == gain["b"]
+    for metric in METRICS:
+        mean = np.mean([score(degraded[stem], images[stem])[metric] for stem in images])
+        assert scores["jpeg"][metric] == pytest.approx(mean, abs=1e-12)
+
+
+def test_gain_is_infinite_where_one_image_is_exact_and_nothing_where_both_are(tmp_path: Path) -> None:
+    save_random(tmp_path / "mine" / "busy.png", 24, 24)
+    (tmp_path / "flat").mkdir()
+    Image.fromarray(np.full((16, 16), 128, np.uint8)).save(tmp_path / "flat" / "a.png")  # survives JPEG
+    sets = open_sets([str(tmp_path / name) for name in ("mine", "flat")], "")
+
+    def gain(restore: Callable, name: str) -> float:
+        return evaluate(restored_by(restore), sets, [90], "gray", method="x")["results"][name]["90"]["gain"]
+
+    assert gain(lambda degraded: read_image(sets[0].paths[0]) if len(degraded) == 24 else degraded, "mine") == math.inf
+    assert gain(identity, "flat") == 0
+    assert gain(lambda degraded: degraded + np.uint8(1), "flat") == -math.inf
 
 
 def test_number_of_workers_does_not_change_the_result(tmp_path: Path) -> None:
@@ -158,6 +195,26 @@ def test_folder_of_bsds500_training_images_is_refused_and_one_of_validation_imag
     with pytest.raises(ValueError, match=r"\(1 of 2\)"):
         open_sets([str(tmp_path / "train")], tmp_path)
     assert open_sets([str(tmp_path / "val")], tmp_path)[0].name == "val"
+
+
+def test_the_set_for_choosing_holds_validation_images_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "bsds500" / "val"
+    stem = min(bsds500_stems("val"))
+    save_random(folder / f"{stem}.jpg", 16, 16, 3)
+    sets = open_sets(["bsds500/val"], tmp_path)
+    assert sets == [("bsds500/val", [folder / f"{stem}.jpg"])]
+    output = tmp_path / "outputs" / "bsds500" / "val" / "10" / f"{stem}.png"
+    image = read_clean(sets[0].paths[0], "gray")
+    output.parent.mkdir(parents=True)
+    Image.fromarray(image).save(output)
+    produce = restored_in(tmp_path / "outputs", sets, [10])
+    assert evaluate(produce, sets, [10], "gray", method="other")["results"]["bsds500/val"]["10"]["psnr"] == math.inf
+    for split in ("train", "test"):
+        stranger = folder / f"{min(bsds500_stems(split))}.jpg"
+        save_random(stranger, 16, 16, 3)
+        with pytest.raises(ValueError, match=f"{stranger.name} belongs to the BSDS500 {split} split"):
+            open_sets(["bsds500/val"], tmp_path)
+        stranger.unlink()
 
 
 def test_missing_empty_and_unknown_sets_are_refused(tmp_path: Path) -> None:
