@@ -24,6 +24,7 @@ from cqe.encoder import QualityEncoder
 from cqe.fitting import fit_probe, read_coded
 from cqe.published import copy_with_probe, encoder_architecture
 from cqe.quality import raw_rows
+from data.datasets import expand_qualities
 from data.images import IMAGE_SUFFIXES, list_images, read_rgb
 from data.loaders import data_root
 from data.splits import refuse_other_split
@@ -33,8 +34,9 @@ from engine.precision import autocast, choose_precision
 from evaluation import guidance, protocols, study, tables
 from evaluation.conditions import CONDITIONS, Drawing, between
 from evaluation.protocols import CHANNELS, ImageSet, Produce
+from evaluation.speed import megapixels_per_second
 from evaluation.study import KINDS
-from restoration.batch import make_folder, plan, restore_files
+from restoration.batch import Restoring, make_folder, plan, restore_files
 from restoration.published import (
     SUFFIX,
     find_weights,
@@ -49,10 +51,12 @@ from restoration.tiling import TILE_PX, check_tiles, restore_image
 JPEG = "jpeg"  # the name under which nothing is restored: the JPEG itself is scored
 PROBE_IMAGES = "bsds500/val"  # under the data root: for choosing, never for reporting
 MAX_SCALE = 4
+MAX_SPEED_PX = 4096  # side of the image on which `describe` measures speed; larger ones may not fit into memory
 PROTOTYPE_IMAGES = 24  # the first of them, whose mean representations stand for the qualities in Fig. 5
 FIT_IMAGES = "bsds500/train"  # under the data root: what quality probes that are kept in weight files are fitted to
 ADD_PROBE = "add one: test.py probe --weights FILE --output NEW_FILE"
-RESTORE_WEIGHTS = "fast_tiny_gray"  # a luma network; the chroma of colour photos stays as it is
+# What `restore` uses. While there is no such colour network, the gray one restores the luma of colour photos.
+RESTORE_WEIGHTS = {"gray": "fast_tiny_gray", "color": "fast_tiny_color"}
 
 
 class System(NamedTuple):
@@ -145,7 +149,7 @@ def add_represent(subcommands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--unseen-quality",
         nargs="+",
-        type=jpeg_quality,
+        action=ExpandQualities,
         metavar="Q",
         help="for condition 'unseen' (half-way between those of --quality, and as far beyond both ends)",
     )
@@ -169,7 +173,7 @@ def add_guidance(subcommands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--wrong-quality",
         nargs="+",
-        type=jpeg_quality,
+        action=ExpandQualities,
         default=[10, 90],
         metavar="Q",
         help="features of the same image at the farthest of these (10 90)",
@@ -193,7 +197,12 @@ def add_figure(subcommands: argparse._SubParsersAction) -> None:
     maps = numbers.add_parser("5", help="feature maps and Grad-CAM; writes figure_5.png, .svg and .json")
     maps.add_argument("--image", metavar="FILE", help="image file, or SET/STEM as in live1/bikes (the first of live1)")
     maps.add_argument(
-        "--quality", nargs="+", type=jpeg_quality, default=[10, 30, 50, 70, 90], metavar="Q", help="(10 30 50 70 90)"
+        "--quality",
+        nargs="+",
+        action=ExpandQualities,
+        default=[10, 30, 50, 70, 90],
+        metavar="Q",
+        help="(10 30 50 70 90)",
     )
     maps.add_argument("--size", type=positive, default=512, metavar="PX", help="sides are cut to this (%(default)s)")
     maps.add_argument(
@@ -229,9 +238,9 @@ def add_restore(subcommands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--weights",
-        default=RESTORE_WEIGHTS,
         metavar="NAME",
-        help="published weights or a file (default: %(default)s); a luma network leaves the chroma as it is",
+        help=f"published weights or a file, for all photos (default: {RESTORE_WEIGHTS['color']} for photos with "
+        f"colour if it is there, {RESTORE_WEIGHTS['gray']} for others); a luma network leaves the chroma as it is",
     )
     parser.add_argument(
         "--tile",
@@ -266,8 +275,13 @@ def add_probe(subcommands: argparse._SubParsersAction) -> None:
 
 def add_describe(subcommands: argparse._SubParsersAction) -> None:
     """`describe`: what a weight file holds and what it costs."""
-    parser = subcommands.add_parser("describe", help="a network's kind, parameters and arithmetic at 256x256")
+    parser = subcommands.add_parser("describe", help="a network's kind, parameters, arithmetic at 256x256, and speed")
     parser.add_argument("--weights", required=True, metavar="NAME", help="name of published weights, or weight file")
+    parser.add_argument("--speed", action="store_true", help="measure how fast it runs as well, which takes seconds")
+    parser.add_argument(
+        "--size", type=speed_size, default=512, metavar="PX", help="side of the image for --speed (%(default)s)"
+    )
+    add_device_options(parser)
     parser.set_defaults(run=run_describe)
 
 
@@ -286,11 +300,17 @@ def add_set_options(parser: argparse.ArgumentParser, *, qualities: Sequence[int]
         nargs="+",
         required=True,
         metavar="SET",
-        help=f"any of {', '.join(protocols.SET_FOLDERS)} (under --data-root), or a path to any folder of images",
+        help=f"any of {', '.join(protocols.SET_FOLDERS)} (under --data-root; bsds500/val is for choosing, never for "
+        "reporting), or a path to any folder of images",
     )
     listed = " ".join(map(str, qualities))
     parser.add_argument(
-        "--quality", nargs="+", type=jpeg_quality, default=list(qualities), metavar="Q", help=f"1..100 ({listed})"
+        "--quality",
+        nargs="+",
+        action=ExpandQualities,
+        default=list(qualities),
+        metavar="Q",
+        help=f"within 1..100, also ranges such as 10..45:5 ({listed})",
     )
     parser.add_argument("--channels", choices=CHANNELS, default="gray", help="luma or RGB (default: %(default)s)")
 
@@ -491,15 +511,29 @@ def run_restore(options: argparse.Namespace) -> None:
     jobs = plan(options.inputs, options.output, overwrite=options.overwrite)
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
-    restorer = load_restorer(options.weights).to(device, memory_format=torch.channels_last)
-    reader = load_reader(options.weights, restorer)
+    gray, color = [options.weights] * 2 if options.weights else default_weights()
+    opened = {name: open_restoring(name, device) for name in dict.fromkeys((gray, color))}
     make_folder(options.output)
-    if reader is None:
-        print(f"{options.weights} holds no quality probe: qualities are not read ({ADD_PROBE})", file=sys.stderr)
+    for name, restoring in opened.items():
+        if restoring.read_quality is None:
+            print(f"{name} holds no quality probe: qualities are not read ({ADD_PROBE})", file=sys.stderr)
     with autocast(device, precision):
-        failures = restore_files(restorer, jobs, tile_px=options.tile, read_quality=reader.read if reader else None)
+        failures = restore_files(opened[gray], opened[color], jobs, tile_px=options.tile)
     if failures:
         raise ValueError(f"{len(failures)} of {len(jobs)} photos not restored: {'; '.join(failures)}")
+
+
+def default_weights() -> tuple[str, str]:
+    """Names of the weights that `restore` uses for photos without colour, and with."""
+    gray, color = RESTORE_WEIGHTS["gray"], RESTORE_WEIGHTS["color"]
+    return gray, color if color in published_names() else gray
+
+
+def open_restoring(weights: str, device: torch.device) -> Restoring:
+    """The network that `--weights` of `restore` names, on the device, with what reads qualities by its encoder."""
+    restorer = load_restorer(weights).to(device, memory_format=torch.channels_last)
+    reader = load_reader(weights, restorer)
+    return Restoring(restorer, reader.read if reader else None)
 
 
 def run_probe(options: argparse.Namespace) -> None:
@@ -533,6 +567,22 @@ def run_describe(options: argparse.Namespace) -> None:
     print(f"{type(restorer).__name__}, {restorer.channels} channel(s)")
     print(f"{num_parameters / 1e6:.2f} M parameters, {num_frozen / 1e6:.2f} M of them the encoder's")
     print(f"{gmac:.2f} GMAC at 256x256")
+    if options.speed:
+        print(measured_speed(restorer, options))
+
+
+def measured_speed(restorer: torch.nn.Module, options: argparse.Namespace) -> str:
+    """The line of `describe` on a network's speed, and what it was measured with."""
+    device = choose_device(options.device)
+    precision = choose_precision(options.precision, device)
+    torch.backends.cudnn.allow_tf32 = False  # float32 is float32's speed, on any GPU
+    restorer = restorer.to(device, memory_format=torch.channels_last)
+    image = torch.rand(1, restorer.channels, options.size, options.size, device=device)
+    with autocast(device, precision):
+        speed = megapixels_per_second(restorer, image)
+    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    where = f"{device_name(device)}{threads}, {options.precision}, {options.size}x{options.size}"
+    return f"{speed:.2f} megapixels/s ({where})"
 
 
 def run_publish(options: argparse.Namespace) -> None:
@@ -655,10 +705,15 @@ def origin(file: Path, device: torch.device, options: argparse.Namespace) -> dic
     network = {
         "weights": file.name,
         "weights_sha256": sha256(file),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": device_name(device),
         "precision": options.precision,
     }
     return network | versions()
+
+
+def device_name(device: torch.device) -> str:
+    """A GPU's model, or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def published_for(channels: str) -> list[str]:
@@ -703,6 +758,22 @@ def jpeg_quality(text: str) -> int:
     return int(text)
 
 
+class ExpandQualities(argparse.Action):
+    """JPEG qualities and ranges of them, as configs write them: `10 20..40:5` is 10, 20, 25, 30, 35, 40."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: list[str],
+        option_string: str | None = None,
+    ) -> None:
+        try:
+            setattr(namespace, self.dest, list(dict.fromkeys(expand_qualities(values, key=option_string))))
+        except ValueError as error:
+            parser.error(str(error))
+
+
 def path_name(text: str) -> str:
     """A path of the command line. An empty one, of an unset shell variable say, would mean the current folder."""
     if not text:
@@ -715,6 +786,14 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
     return int(text)
+
+
+def speed_size(text: str) -> int:
+    """The side of a square image, in pixels, of the command line."""
+    size = positive(text)
+    if size > MAX_SPEED_PX:
+        raise argparse.ArgumentTypeError(f"must be at most {MAX_SPEED_PX} pixels, got {text}")
+    return size
 
 
 def seed(text: str) -> int:

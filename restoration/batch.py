@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from restoration.photos import Photo, read_photo, restore_photo, save_photo
+from restoration.photos import Photo, has_color, read_photo, restore_photo, save_photo
 from restoration.tiling import TILE_PX
 
 PHOTO_SUFFIXES = (
@@ -30,6 +30,18 @@ class Job(NamedTuple):
 
     source: Path
     target: Path
+
+
+class Restoring(NamedTuple):
+    """What restores photos.
+
+    Attributes:
+        restorer: a `Restorer` in eval mode; it runs on its device, in the precision of the surrounding autocast.
+        read_quality: gives a photo's quality and its standard error; None where neither is to be printed.
+    """
+
+    restorer: nn.Module
+    read_quality: ReadQuality | None = None
 
 
 def plan(inputs: Sequence[str | Path], output: str | Path, *, overwrite: bool = False) -> list[Job]:
@@ -83,19 +95,16 @@ def make_folder(folder: str | Path) -> None:
         raise ValueError(f"cannot write to the folder {folder} ({reason}); give another output folder") from None
 
 
-def restore_files(
-    restorer: nn.Module, jobs: Sequence[Job], *, tile_px: int = TILE_PX, read_quality: ReadQuality | None = None
-) -> list[str]:
+def restore_files(gray: Restoring, color: Restoring, jobs: Sequence[Job], *, tile_px: int = TILE_PX) -> list[str]:
     """Restore photos; those that fail are left out and the others still restored.
 
     Prints the JPEG quality that each photo is read to have, `a.jpg: JPEG quality about 23 +- 4`. Shows a progress bar
     on a terminal, and prints a further line per photo elsewhere.
 
     Args:
-        restorer: a `Restorer` in eval mode; it runs on its device, in the precision of the surrounding autocast.
+        gray, color: for photos without colour, and with; may be one and the same.
         jobs: from `plan`, with the output folder made.
         tile_px: see `restoration.tiling`.
-        read_quality: gives a photo's quality and its standard error; None prints neither.
 
     Returns:
         One line per photo that could not be restored, naming it and the reason.
@@ -107,6 +116,7 @@ def restore_files(
             started = time.perf_counter()
             try:
                 photo = read_photo(job.source)
+                restorer, read_quality = color if has_color(photo) else gray
                 if read_quality is not None:
                     quality, spread = read_quality(photo.pixels)
                     reading = f"JPEG quality about {quality:.0f} +- {max(spread, 1):.0f}"

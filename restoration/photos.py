@@ -100,6 +100,12 @@ def read_photo(path: str | Path) -> Photo:
         raise ValueError(f"{path} is damaged or cut off ({str(error) or type(error).__name__})") from error
 
 
+def has_color(photo: Photo) -> bool:
+    """Whether any pixel is other than gray. Gray stored as three equal channels is gray."""
+    pixels = photo.pixels
+    return pixels.ndim == 3 and bool((pixels[..., 1:] != pixels[..., :1]).any())
+
+
 def save_photo(photo: Photo, path: str | Path) -> None:
     """Write a photo as PNG, so that `path` is either what it was or the whole new file."""
     path = Path(path)

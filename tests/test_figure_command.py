@@ -163,7 +163,7 @@ def test_an_image_is_not_its_own_prototype(refusal: Callable, tmp_path: Path) ->
         (5, ["--image", "nothing.png"], "no image 'nothing.png': neither a file nor SET/STEM"),
         (5, ["--image", "live1/c"], "no image 'live1/c'"),
         (5, ["--image", __file__], "is not an image that can be read"),
-        (5, ["--quality", 0], "--quality: must be a whole number from 1 to 100, got 0"),
+        (5, ["--quality", 0], "--quality: '0' is no quality within 1..100"),
         (5, ["--size", 32], "--size must be at least 64 pixels, got 32"),
         (5, ["--prototypes", "nowhere"], "nowhere does not exist"),
         (5, ["--data-root", "nowhere"], "name an image with --image"),

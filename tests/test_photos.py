@@ -8,8 +8,8 @@ import torch
 from PIL import Image, ImageFile
 from torch import Tensor, nn
 
-from restoration.batch import make_folder, plan, restore_files
-from restoration.photos import LUMA, Photo, read_photo, restore_photo, save_photo
+from restoration.batch import Restoring, make_folder, plan, restore_files
+from restoration.photos import LUMA, Photo, has_color, read_photo, restore_photo, save_photo
 
 ORIENTATION = 0x0112
 MAKER = 0x010F
@@ -101,9 +101,24 @@ def test_values_are_clipped_not_wrapped() -> None:
 
 def test_a_network_that_diverges_writes_nothing(tmp_path: Path) -> None:
     source = save(tmp_path / "a.png", noise(8, 8))
-    failures = restore_files(Add(float("nan")), plan([source], tmp_path / "out"))
+    diverging = Restoring(Add(float("nan")))
+    failures = restore_files(diverging, diverging, plan([source], tmp_path / "out"))
     assert failures == [f"{source}: the network's output is not finite; try --precision float32, or other weights"]
     assert not (tmp_path / "out").exists()
+
+
+def test_each_photo_goes_to_the_network_for_its_kind(tmp_path: Path) -> None:
+    gray = noise(8, 9) // 2
+    almost = np.dstack([gray] * 3)
+    almost[7, 8, 2] += 1  # one pixel of colour
+    photos = {"gray": gray, "gray_as_rgb": np.dstack([gray] * 3), "almost": almost, "color": noise(8, 9, 3) // 2}
+    assert [has_color(Photo(pixels, None, {})) for pixels in photos.values()] == [False, False, True, True]
+    sources = [save(tmp_path / f"{name}.png", pixels) for name, pixels in photos.items()]
+    networks = Restoring(Add(10 / 255)), Restoring(Add(20 / 255, channels=3))
+    assert restore_files(*networks, plan(sources, tmp_path / "out")) == []
+    for (name, pixels), added in zip(photos.items(), (10, 10, 20, 20), strict=True):
+        with Image.open(tmp_path / "out" / f"{name}.png") as written:
+            np.testing.assert_array_equal(np.array(written), pixels + added)
 
 
 def test_sixteen_bit_gray_stays_sixteen_bit(tmp_path: Path) -> None:

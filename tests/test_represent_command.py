@@ -229,7 +229,7 @@ def test_unfit_images_are_refused(refusal: Callable, root: Path) -> None:
     [
         (["--quality", 50], "--quality needs two or more"),
         (["--unseen-quality", 20, 30], "--unseen-quality 20: also in --quality"),
-        (["--unseen-quality", 0], "--unseen-quality: must be a whole number from 1 to 100"),
+        (["--unseen-quality", 0], "--unseen-quality: '0' is no quality within 1..100"),
         (["--second-quality", 101], "--second-quality: must be a whole number from 1 to 100"),
         (["--scale", 0], "--scale: must be a number above 0 and at most 4, got 0"),
         (["--scale", "nan"], "--scale: must be a number above 0"),

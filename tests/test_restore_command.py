@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import test as script
 from cqe.encoder import QualityEncoder
 from cqe.quality import QualityProbe, QualityReader
+from restoration import published
 from restoration.networks import FastOptions, NetworkConfig, build_restorer
 from restoration.photos import read_photo
 from restoration.published import load_reader, load_restorer, save_restorer
@@ -69,6 +71,17 @@ def refusal(run: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixt
         return captured.err
 
     return check
+
+
+def save_constant(path: Path, *, channels: int, reading: float) -> None:
+    """A small untrained network whose probe reads one quality off everything."""
+    options = FastOptions(widths=(4, 4, 4), blocks_down=(0, 0, 0), blocks_up=(0, 0, 0))
+    config = NetworkConfig(name="fast", fast=options)
+    restorer = build_restorer(config, QualityEncoder(channels, width=8), channels)
+    probe = QualityProbe(restorer.encoder.network.representation_size)
+    probe.bias.fill_(reading)
+    probe.shared_error.fill_(6.4)
+    save_restorer(restorer, config, path, probe=probe)
 
 
 def photo(path: Path, *shape: int) -> Path:
@@ -139,6 +152,24 @@ def test_the_quality_of_each_photo_is_printed(
             assert f"{source}: JPEG quality about {quality:.0f} +- 6" in lines
     written = {re.fullmatch(r".*: JPEG quality about (\d+) \+- 6", line)[1] for line in lines}
     assert len(written) == 3  # not one number for all
+
+
+@pytest.mark.parametrize("has_color_network", [False, True])
+def test_without_weights_each_photo_gets_the_network_for_its_kind(
+    has_color_network: bool, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    save_constant(folder / "fast_tiny_gray.safetensors", channels=1, reading=20)
+    if has_color_network:
+        save_constant(folder / "fast_tiny_color.safetensors", channels=3, reading=70)
+    monkeypatch.setattr(published, "WEIGHTS_DIR", folder)
+    gray, color = photo(tmp_path / "gray.png", 9, 12), photo(tmp_path / "color.png", 9, 12, 3)
+    script.main(["restore", str(gray), str(color), "--output", str(tmp_path / "out"), "--device", "cpu"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{gray}: JPEG quality about 20 +- 6" and lines[1].endswith(" s  gray")
+    assert lines[2] == f"{color}: JPEG quality about {70 if has_color_network else 20} +- 6"
+    assert lines[3].endswith(" s  colour" if has_color_network else "luma restored, chroma as it was")
 
 
 def test_overwrite_replaces_outputs(run: Callable, refusal: Callable, tmp_path: Path) -> None:

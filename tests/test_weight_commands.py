@@ -1,5 +1,6 @@
 """`test.py describe`, `publish` and `probe`: what a weight file holds, its half-size copy, its copy with a probe."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,21 @@ def test_describe_counts_parameters_and_arithmetic(weights: Path, capsys) -> Non
     assert lines[0] == "FastRestorer, 1 channel(s)"
     assert lines[1].startswith(f"{sum(p.numel() for p in restorer.parameters()) / 1e6:.2f} M parameters")
     assert lines[2] == f"{counted_gmac(restorer):.2f} GMAC at 256x256"
+
+
+def test_describe_measures_speed_only_when_asked(weights: Path, capsys) -> None:
+    options = ["describe", "--weights", str(weights), "--device", "cpu"]
+    script.main(options)
+    assert "megapixels" not in capsys.readouterr().out
+    script.main([*options, "--speed", "--size", "40"])
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(r"\d+\.\d\d megapixels/s \(cpu, 1 threads, float32, 40x40\)", line)
+
+
+def test_describe_refuses_a_size_that_fits_no_memory(capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        script.main(["describe", "--weights", "fast_tiny_gray", "--speed", "--size", "4097"])
+    assert stop.value.code == 2 and "--size: must be at most 4096 pixels, got 4097" in capsys.readouterr().err
 
 
 def test_publish_halves_the_file_and_rounds_to_float16(weights: Path, tmp_path: Path, capsys) -> None:
