@@ -9,7 +9,7 @@ from cqe.encoder import QualityEncoder
 from restoration.fast import FastRestorer
 from restoration.paper import PaperRestorer
 from restoration.restorer import Restorer
-from restoration.tiling import ALIGNMENT_PX, OVERLAP_PX, TILE_PX, _cut, restore_image, restore_tensor
+from restoration.tiling import ALIGNMENT_PX, LEAST_CHANGE, OVERLAP_PX, TILE_PX, _cut, restore_image, restore_tensor
 
 TILE = 128  # a small tile, so that small images are cut
 
@@ -45,6 +45,29 @@ def test_tiles_of_a_local_network_equal_the_whole(size: tuple[int, int]) -> None
         whole = network(x)
     # float32 sums in another order
     torch.testing.assert_close(restore_tensor(network, x, tile_px=TILE), whole, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(40, 56), (200, 150)])  # in whole, and in tiles
+def test_an_image_that_would_hardly_change_comes_back_as_it_was(size: tuple[int, int]) -> None:
+    class Halves(nn.Module):
+        """Changes one half of the pixels, so that the root mean square is 1/sqrt(2) of the largest change."""
+
+        def __init__(self, by: float) -> None:
+            super().__init__()
+            self.by = by
+
+        def forward(self, x: Tensor) -> Tensor:
+            is_odd = torch.arange(x.shape[-1]) % 2 == 1
+            # The batch's second image is changed ten times as much.
+            return x + self.by * is_odd * torch.tensor([1.0, 10.0])[:, None, None, None]
+
+    x = torch.rand(2, 3, *size)
+    limit = LEAST_CHANGE / 255 * 2**0.5
+    below, above = (restore_tensor(Halves(limit * share), x, tile_px=TILE) for share in (0.99, 1.01))
+    torch.testing.assert_close(below[0], x[0], rtol=0, atol=0)
+    assert (below[1] != x[1]).any() and (above[0] != x[0]).any()
+    image = (x[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
+    assert (restore_image(nn.Identity(), image) == image).all()
 
 
 @pytest.mark.parametrize("tile_px", [96, 128, 160, 256])
