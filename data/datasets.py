@@ -6,6 +6,7 @@ Every sample is a pure function of (seed, epoch, index): any number of workers, 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.augment import NUM_SYMMETRIES, symmetry
+from data.augment import NUM_SYMMETRIES, Turned
 from data.color import luma
 from data.images import list_images
 from data.jpeg import COLOR_UNIT_PX, LUMA_UNIT_PX, Box, compress, surroundings
@@ -108,6 +109,7 @@ class Patches(Dataset):
         self.config = config
         self.seed = seed
         self.qualities = expand_qualities(config.qualities)
+        self._order: tuple[int | None, np.ndarray] = (None, np.empty(0, np.int64))
         for store in stores:
             for name, shape in zip(store.names, store.shapes, strict=True):
                 if min(shape) < config.patch_size_px:
@@ -119,26 +121,34 @@ class Patches(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def _start(self, epoch: int, index: int) -> tuple[np.ndarray, int, np.random.Generator]:
+    def _start(self, epoch: int, index: int) -> tuple[Turned, int, np.random.Generator]:
         """The sample's image (one symmetry of it), its quality, and its random generator."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.images))
         rng = np.random.default_rng([self.seed, epoch, index])
-        store, image_index = self.images[order[index]]
-        image = symmetry(store[image_index], int(rng.integers(NUM_SYMMETRIES)))
-        return image, int(rng.choice(self.qualities)), rng
+        store, image_index = self.images[self._order_of(epoch)[index]]
+        image = Turned(np.asarray(store[image_index]), int(rng.integers(NUM_SYMMETRIES)))
+        return image, self._draw(self.qualities, rng), rng
+
+    def _order_of(self, epoch: int) -> np.ndarray:
+        """The order of an epoch's images, kept until another epoch is asked for: shuffling takes as long as a crop."""
+        if self._order[0] != epoch:
+            self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.images))
+        return self._order[1]
 
     def _patch(
-        self, image: np.ndarray, quality: int, is_full_range: bool, rng: np.random.Generator
+        self, image: Turned, quality: int, is_full_range: bool, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
         """A patch of the coded image and the same patch of the image, (C, P, P) uint8 each."""
-        box = self._place(image.shape, rng)
-        plane_shape = image.shape if self.config.channels == 3 else image.shape[:2]
-        around = surroundings(box, plane_shape)
-        clean = np.ascontiguousarray(image[around.slices])
-        if self.config.channels == 1:
-            clean = luma(clean, full_range=is_full_range)
+        shape = image.shape
+        box = self._place(shape, rng)
+        around = surroundings(box, shape if self.config.channels == 3 else shape[:2])
+        clean = self._cut(image, around, is_full_range)
         inner = box.within(around).slices
         return as_planes(compress(clean, quality)[inner]), as_planes(clean[inner])
+
+    def _cut(self, image: Turned, box: Box, is_full_range: bool) -> np.ndarray:
+        """What gets coded of a part of the image: (H, W) luma, or (H, W, 3)."""
+        convert = partial(luma, full_range=is_full_range) if self.config.channels == 1 else None
+        return image.cut(box.slices, convert)
 
     def _place(self, shape: tuple[int, ...], rng: np.random.Generator) -> Box:
         size = self.config.patch_size_px
@@ -149,6 +159,11 @@ class Patches(Dataset):
 
     def _draw_range(self, rng: np.random.Generator) -> bool:
         return bool(rng.random() < self.config.full_range_share)
+
+    @staticmethod
+    def _draw(qualities: Sequence[int], rng: np.random.Generator) -> int:
+        """One of the qualities; draws as `rng.choice` does, which first makes an array of the list."""
+        return qualities[int(rng.integers(len(qualities)))]
 
 
 class RestorationPatches(Patches):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.color import luma
+from data.augment import Turned
 from data.datasets import DataConfig, Patches, as_planes, expand_qualities
 from data.history import double_jpeg, resized
 from data.jpeg import COLOR_UNIT_PX, LUMA_UNIT_PX, Box, compress
@@ -84,13 +84,13 @@ class ContrastivePatches(Patches):
         is_full_range = self._draw_range(rng)
         qualities = [quality]
         while len(qualities) < self.pairs.qualities_per_image:
-            if (quality := int(rng.choice(self.qualities))) not in qualities:
+            if (quality := self._draw(self.qualities, rng)) not in qualities:
                 qualities.append(quality)
         pairs = [[self._with_history(image, quality, is_full_range, rng) for _ in range(2)] for quality in qualities]
         query, key = (torch.stack(patches) for patches in zip(*pairs, strict=True))
         return {"query": query, "key": key, "quality": torch.tensor(qualities)}
 
-    def _with_history(self, image: np.ndarray, quality: int, is_full_range: bool, rng: np.random.Generator) -> Tensor:
+    def _with_history(self, image: Turned, quality: int, is_full_range: bool, rng: np.random.Generator) -> Tensor:
         """A patch of the image after it was coded at this quality and went through a history drawn here."""
         doubled, shrunk = self.pairs.double_share, self.pairs.resized_share
         if doubled + shrunk == 0:  # draws no number, so that a recipe without histories has the stream it always had
@@ -104,27 +104,26 @@ class ContrastivePatches(Patches):
             else self._shrunk(image, quality, is_full_range, rng)
         )
 
-    def _doubled(self, image: np.ndarray, quality: int, is_full_range: bool, rng: np.random.Generator) -> Tensor:
+    def _doubled(self, image: Turned, quality: int, is_full_range: bool, rng: np.random.Generator) -> Tensor:
         size = self.config.patch_size_px
         region = self._region(image, size + MARGIN_PX, is_full_range, rng)
         shift = tuple(int(rng.integers(min(LUMA_UNIT_PX, side - size + 1))) for side in region.shape[:2])
-        second = int(rng.choice(self.second_qualities))
+        second = self._draw(self.second_qualities, rng)
         return self._anywhere(double_jpeg(compress(region, quality), second, shift=shift), rng)
 
-    def _shrunk(self, image: np.ndarray, quality: int, is_full_range: bool, rng: np.random.Generator) -> Tensor:
+    def _shrunk(self, image: Turned, quality: int, is_full_range: bool, rng: np.random.Generator) -> Tensor:
         size = self.config.patch_size_px
         smallest = size / min(image.shape[:2])  # an image may have no room for the scale drawn
         scale = max(float(rng.uniform(*self.pairs.scales)), smallest)
         region = self._region(image, math.ceil(size / scale) + MARGIN_PX, is_full_range, rng)
         return self._anywhere(resized(compress(region, quality), scale), rng)
 
-    def _region(self, image: np.ndarray, side: int, is_full_range: bool, rng: np.random.Generator) -> np.ndarray:
+    def _region(self, image: Turned, side: int, is_full_range: bool, rng: np.random.Generator) -> np.ndarray:
         """A square of the image, or as much of one as there is, with its corner on the coding grid."""
         height, width = (min(side, whole) for whole in image.shape[:2])
         rooms = (image.shape[0] - height, image.shape[1] - width)
         top, left = (int(rng.integers(room // COLOR_UNIT_PX + 1)) * COLOR_UNIT_PX for room in rooms)
-        region = np.ascontiguousarray(image[Box(top, left, height, width).slices])
-        return luma(region, full_range=is_full_range) if self.config.channels == 1 else region
+        return self._cut(image, Box(top, left, height, width), is_full_range)
 
     def _anywhere(self, image: np.ndarray, rng: np.random.Generator) -> Tensor:
         """A patch of an image, at any place."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data.augment import NUM_SYMMETRIES, symmetry
+from data.augment import NUM_SYMMETRIES, Turned, inverse, symmetry
 
 SQUARE = np.arange(9).reshape(3, 3)
 
@@ -40,3 +40,23 @@ def test_nothing_is_copied() -> None:
 def test_there_is_no_ninth(index: int) -> None:
     with pytest.raises(ValueError, match=f"symmetry index must be within 0..7, got {index}"):
         symmetry(SQUARE, index)
+
+
+@pytest.mark.parametrize("index", range(NUM_SYMMETRIES))
+def test_the_inverse_undoes_each(index: int) -> None:
+    image = np.arange(2 * 5 * 3).reshape(2, 5, 3)
+    np.testing.assert_array_equal(symmetry(symmetry(image, index), inverse(index)), image)
+
+
+@pytest.mark.parametrize("index", range(NUM_SYMMETRIES))
+def test_a_region_cut_is_that_of_the_turned_image_converted(index: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
+    turned, region = Turned(image, index), (slice(2, 7), slice(1, 9))
+    whole = symmetry(image, index)
+    assert turned.shape == whole.shape
+    cut = turned.cut(region)
+    np.testing.assert_array_equal(cut, whole[region])
+    assert cut.flags.c_contiguous and not np.shares_memory(cut, image)
+    converted = turned.cut(region, lambda part: part[..., 0] // 2)
+    np.testing.assert_array_equal(converted, whole[region][..., 0] // 2)
+    assert converted.flags.c_contiguous

@@ -35,6 +35,13 @@ def test_luma_agrees_with_exact_arithmetic(full_range: bool, weights: tuple[str,
     np.testing.assert_array_equal(result, expected)
 
 
+@pytest.mark.parametrize("shape", [(300, 200, 3), (3, 20000, 3), (0, 5, 3), (5, 0, 3)])
+def test_luma_of_a_large_image_is_that_of_its_rows(shape: tuple[int, ...]) -> None:
+    image = noise(*shape)
+    rows = [luma(row[None])[0] for row in image]
+    np.testing.assert_array_equal(luma(image), np.array(rows, np.uint8).reshape(shape[:2]))
+
+
 def test_luma_ranges_and_grays() -> None:
     grays = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
     np.testing.assert_array_equal(luma(grays, full_range=True), grays[:, :, 0])

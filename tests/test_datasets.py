@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from data.augment import NUM_SYMMETRIES, symmetry
+from data.color import luma
 from data.datasets import DataConfig, Patches, RestorationPatches, expand_qualities, open_training_stores
 from data.jpeg import compress
 from data.splits import bsds500_stems
@@ -114,6 +115,27 @@ def test_a_sample_follows_from_seed_epoch_and_index_alone(pack: Pack) -> None:
     differing = [asked[1, 0], RestorationPatches([store], config, seed=6)[0, 0], asked[0, 1]]
     for other in differing:
         assert any(not torch.equal(torch.as_tensor(other[key]), torch.as_tensor(asked[0, 0][key])) for key in other)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_stream_is_that_of_plain_draws_in_a_fixed_order(pack: Pack, channels: int) -> None:
+    """Runs go on from checkpoints of earlier versions: order, symmetry, quality, range, place are drawn like this."""
+    store, config = pack(*three_images()), settings(channels=channels, full_range_share=0.5, qualities=["5..95", 10])
+    dataset, qualities = RestorationPatches([store], config, seed=4), [*range(5, 96), 10]
+    for epoch, index in [(0, 0), (0, 1), (2, 1), (0, 2), (2, 2), (1, 0)]:  # back and forth between epochs
+        image = store[np.random.default_rng([4, epoch]).permutation(3)[index]]
+        rng = np.random.default_rng([4, epoch, index])
+        turned = symmetry(image, int(rng.integers(8)))
+        quality = int(rng.choice(qualities))
+        full_range = bool(rng.random() < 0.5)
+        step = (8 if channels == 1 else 16) if rng.random() < 0.5 else 1
+        top, left = (int(rng.integers((side - 16) // step + 1)) * step for side in turned.shape[:2])
+        plane = np.ascontiguousarray(turned) if channels == 3 else luma(turned, full_range=full_range)
+        sample = dataset[epoch, index]
+        assert sample["quality"] == quality
+        for name, whole in (("clean", plane), ("degraded", compress(plane, quality))):
+            patch = whole[top : top + 16, left : left + 16].reshape(16, 16, channels)
+            np.testing.assert_array_equal(sample[name].permute(1, 2, 0), patch)
 
 
 def test_each_epoch_visits_every_image_once_in_an_order_of_its_own(pack: Pack) -> None:
