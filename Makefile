@@ -1,11 +1,11 @@
-# make quickstart | test | lint    (each makes .venv and installs requirements.txt where that has not been done)
+# make quickstart | test | lint | benchmark    (each makes .venv and installs requirements.txt where that has not been done)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 QUICK := runs/quickstart
 
-.PHONY: quickstart test lint format clean-quickstart
+.PHONY: quickstart test lint format benchmark clean-quickstart
 
 $(INSTALLED): requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
@@ -33,6 +33,10 @@ clean-quickstart:
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# Loader, training step and inference, each as a ratio to a baseline in the same run; runs/benchmark.json has the figures.
+benchmark: $(INSTALLED)
+	$(BIN)/python test.py benchmark
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

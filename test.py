@@ -54,6 +54,7 @@ MAX_SCALE = 4
 MAX_SPEED_PX = 4096  # side of the image on which `describe` measures speed; larger ones may not fit into memory
 PROTOTYPE_IMAGES = 24  # the first of them, whose mean representations stand for the qualities in Fig. 5
 FIT_IMAGES = "bsds500/train"  # under the data root: what quality probes that are kept in weight files are fitted to
+COMPILE = {"auto": "auto", "on": True, "off": False}  # as `engine.compiling` names the choices
 ADD_PROBE = "add one: test.py probe --weights FILE --output NEW_FILE"
 # What `restore` uses. While there is no such colour network, the gray one restores the luma of colour photos.
 RESTORE_WEIGHTS = {"gray": "fast_tiny_gray", "color": "fast_tiny_color"}
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = OneLineParser(prog="test.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     subcommands = parser.add_subparsers(title="subcommands", metavar="SUBCOMMAND", required=True)
     measuring = (add_evaluate, add_table, add_represent, add_guidance, add_figure)
-    for add in (*measuring, add_restore, add_probe, add_describe, add_publish):
+    for add in (*measuring, add_restore, add_probe, add_describe, add_benchmark, add_publish):
         add(subcommands)
     options = parser.parse_args(arguments)
     with user_errors("test.py"):
@@ -283,6 +284,26 @@ def add_describe(subcommands: argparse._SubParsersAction) -> None:
     )
     add_device_options(parser)
     parser.set_defaults(run=run_describe)
+
+
+def add_benchmark(subcommands: argparse._SubParsersAction) -> None:
+    """`benchmark`: how fast loader and networks are."""
+    parser = subcommands.add_parser(
+        "benchmark",
+        help="speed and memory of loader, training step and inference, as ratios to a baseline in the same run",
+        description="Speed as ratios. Loader: against decoding a whole 2K PNG for each sample. Networks for luma, "
+        "untrained: against the released architecture in eager float32 NCHW, and against a large matrix product.",
+    )
+    parser.add_argument("--json", default="runs/benchmark.json", metavar="FILE", help="the figures (%(default)s)")
+    parser.add_argument("--markdown", metavar="FILE", help="write the table")
+    parser.add_argument("--batch", type=positive, metavar="N", help="images of a step (CUDA: 8, CPU: 1)")
+    parser.add_argument("--size", type=positive, metavar="PX", help="side of an image (CUDA: 256, CPU: 128)")
+    parser.add_argument("--rounds", type=positive, default=3, metavar="N", help="of all in turns (%(default)s)")
+    parser.add_argument(
+        "--compile", choices=COMPILE, default="auto", help="torch.compile for our training step (auto: on CUDA)"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if any")
+    parser.set_defaults(run=run_benchmark)
 
 
 def add_publish(subcommands: argparse._SubParsersAction) -> None:
@@ -583,6 +604,22 @@ def measured_speed(restorer: torch.nn.Module, options: argparse.Namespace) -> st
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     where = f"{device_name(device)}{threads}, {options.precision}, {options.size}x{options.size}"
     return f"{speed:.2f} megapixels/s ({where})"
+
+
+def run_benchmark(options: argparse.Namespace) -> None:
+    from evaluation import benchmark, benchmark_loader, benchmark_networks  # the other subcommands do without
+
+    check_outputs(options)
+    device = choose_device(options.device)
+    on_gpu = device.type == "cuda"
+    batch_size, size_px = options.batch or (8 if on_gpu else 1), options.size or (256 if on_gpu else 128)
+    compile_step = COMPILE[options.compile]
+    cases = benchmark_networks.usual_cases(batch_size, size_px, device, compile_step=compile_step)
+    rows = benchmark_loader.loader_rows(5 * options.rounds)  # a round of these takes no more than a second
+    network_rows, settings = benchmark_networks.network_rows(cases, options.rounds)
+    shared = {"batch": batch_size, "size": size_px, "compile": options.compile}
+    result = benchmark.circumstances(device) | {"settings": shared | settings, "rows": rows + network_rows}
+    report([benchmark.section(result)], result, options)
 
 
 def run_publish(options: argparse.Namespace) -> None:

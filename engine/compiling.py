@@ -38,6 +38,11 @@ class CompiledOrEager(nn.Module):
         self.module = module
         self._call = None
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether calls run compiled code; False until the first call has found out."""
+        return self._call not in (None, self.module)
+
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         if self._call is None:
             # Patches have one size: no use in code for any.
