@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 # Tiles start at multiples of 32: there the 8x8 JPEG grid, the 16x16 units of 4:2:0 colour, the strides of the networks
@@ -22,10 +23,13 @@ TILE_PX = 768
 # Neighbours share 64 pixels. The outer 16 of each are ignored, since there the network saw its own zero padding in
 # place of the picture; over the 32 between, one fades into the other.
 OVERLAP_PX = 64
-# Root mean square, in grey levels of 255. Near quality 100 a network adds more error than the coding did, however well
-# it was trained: what little it takes for artifacts there is mostly the picture's own. configs/restorer/README.md has
-# what other thresholds do on BSDS500 val.
-LEAST_CHANGE = 0.8
+# Near quality 100 our networks add more error than the coding did: what they take for artifacts there is mostly the
+# picture's own. So an image of which no block of 64x64 pixels would change by this much, root mean square in grey
+# levels of 255, is left alone. By blocks, because a damaged line of text on a large white page must not be averaged
+# away.
+# configs/restorer/README.md says how the number was chosen.
+LEAST_CHANGE = 1.7
+CHANGE_BLOCK_PX = 64
 
 
 def restore_image(
@@ -71,7 +75,7 @@ def restore_tensor(
         on_tile: called after each tile with its share of the work; the shares sum to 1.
 
     Returns:
-        (N, C, H, W) float32 on the device of x, about [0, 1] but not clipped. Images whose change is below
+        (N, C, H, W) float32 on the device of x, about [0, 1] but not clipped. Images that would change by less than
         `LEAST_CHANGE` are those of x.
 
     Raises:
@@ -90,8 +94,8 @@ def restore_tensor(
             on_tile(1 / (len(rows) * len(columns)))
     if not restored.isfinite().all():
         raise FloatingPointError("the network's output is not finite; try --precision float32, or other weights")
-    change = (restored - x).square().mean(dim=(1, 2, 3), keepdim=True).sqrt()  # (N, 1, 1, 1)
-    return torch.where(change < LEAST_CHANGE / 255, x.to(restored.dtype), restored)
+    is_worth_it = _largest_change(restored - x) >= LEAST_CHANGE / 255
+    return torch.where(is_worth_it[:, None, None, None], restored, x.to(restored.dtype))
 
 
 def check_tiles(tile_px: int, overlap_px: int = OVERLAP_PX) -> None:
@@ -107,6 +111,13 @@ def check_tiles(tile_px: int, overlap_px: int = OVERLAP_PX) -> None:
             f"the tile size must be a multiple of {ALIGNMENT_PX} pixels and at least {overlap_px + ALIGNMENT_PX}, "
             f"got {tile_px}"
         )
+
+
+def _largest_change(change: Tensor) -> Tensor:
+    """(N,): the largest root mean square of a block (at the edges, of a part of one) of each change (N, C, H, W)."""
+    squared = change.square().mean(dim=1, keepdim=True)  # (N, 1, H, W)
+    blocks = F.avg_pool2d(squared, CHANGE_BLOCK_PX, ceil_mode=True, count_include_pad=False)
+    return blocks.amax(dim=(1, 2, 3)).sqrt()
 
 
 class _Span(NamedTuple):

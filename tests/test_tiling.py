@@ -47,27 +47,37 @@ def test_tiles_of_a_local_network_equal_the_whole(size: tuple[int, int]) -> None
     torch.testing.assert_close(restore_tensor(network, x, tile_px=TILE), whole, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [(40, 56), (200, 150)])  # in whole, and in tiles
+class Stripes(nn.Module):
+    """Changes every other column, so that the root mean square of a block is 1/sqrt(2) of a pixel's change."""
+
+    def __init__(self, *by: float) -> None:
+        super().__init__()
+        self.by = torch.tensor(by)[:, None, None, None]  # an image of the batch each
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.by * (torch.arange(x.shape[-1]) % 2 == 1)
+
+
+@pytest.mark.parametrize("size", [(40, 56), (192, 320)])  # less than a block; in tiles
 def test_an_image_that_would_hardly_change_comes_back_as_it_was(size: tuple[int, int]) -> None:
-    class Halves(nn.Module):
-        """Changes one half of the pixels, so that the root mean square is 1/sqrt(2) of the largest change."""
+    x, limit = torch.rand(3, 3, *size), LEAST_CHANGE / 255 * 2**0.5
+    restored = restore_tensor(Stripes(0.99 * limit, 1.01 * limit, 5 * limit), x, tile_px=TILE)
+    torch.testing.assert_close(restored[0], x[0], rtol=0, atol=0)
+    for index, share in ((1, 1.01), (2, 5)):
+        change = restored[index] - x[index]
+        torch.testing.assert_close(change[..., 1::2], torch.full_like(change[..., 1::2], share * limit))
 
-        def __init__(self, by: float) -> None:
-            super().__init__()
-            self.by = by
 
+@pytest.mark.parametrize("corner", [(0, 0), (930, 1000)])  # the second is in blocks that the edges cut
+def test_one_damaged_corner_of_a_large_page_is_worth_restoring(corner: tuple[int, int]) -> None:
+    class Corner(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            is_odd = torch.arange(x.shape[-1]) % 2 == 1
-            # The batch's second image is changed ten times as much.
-            return x + self.by * is_odd * torch.tensor([1.0, 10.0])[:, None, None, None]
+            x = x.clone()
+            x[..., corner[0] : corner[0] + 20, corner[1] : corner[1] + 20] -= 20 / 255
+            return x
 
-    x = torch.rand(2, 3, *size)
-    limit = LEAST_CHANGE / 255 * 2**0.5
-    below, above = (restore_tensor(Halves(limit * share), x, tile_px=TILE) for share in (0.99, 1.01))
-    torch.testing.assert_close(below[0], x[0], rtol=0, atol=0)
-    assert (below[1] != x[1]).any() and (above[0] != x[0]).any()
-    image = (x[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
-    assert (restore_image(nn.Identity(), image) == image).all()
+    page = torch.ones(1, 1, 950, 1020)
+    assert (restore_tensor(Corner(), page, tile_px=1024) != page).sum() == 20 * 20
 
 
 @pytest.mark.parametrize("tile_px", [96, 128, 160, 256])
