@@ -119,12 +119,12 @@ def _worker(case: Case) -> Iterator[subprocess.Popen]:
         text=True,
         start_new_session=True,  # Ctrl-C is ours to handle
     )
-    try:
-        _say(process, json.dumps(asdict(case)))
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+    with process:  # which closes the pipes and waits for the end
+        try:
+            _say(process, json.dumps(asdict(case)))
+            yield process
+        finally:
+            process.kill()
 
 
 def _read(process: subprocess.Popen, name: str) -> Reading:

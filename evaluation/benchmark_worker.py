@@ -150,9 +150,12 @@ class Runner:
         return host_bytes("VmHWM") - self.bytes_before
 
     def _settings(self) -> str:
-        layout = "channels-last" if self.case.is_ours else "NCHW"
-        is_compiled = ", compiled" if getattr(self.model, "is_compiled", False) else ""
-        return f"{str(self.dtype).removeprefix('torch.')}, {layout}{is_compiled}"
+        settings = [str(self.dtype).removeprefix("torch.")]
+        if self.model:
+            settings.append("channels-last" if self.case.is_ours else "NCHW")
+        if getattr(self.model, "is_compiled", False):
+            settings.append("compiled")
+        return " ".join(settings)
 
 
 class _Objective(nn.Module):

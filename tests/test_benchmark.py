@@ -124,7 +124,7 @@ def test_a_step_trains_all_but_the_encoder(monkeypatch: pytest.MonkeyPatch, is_o
         name for name in start if name.startswith("encoder.")
     }
     is_channels_last = end["down2.0.body.0.weight"].is_contiguous(memory_format=torch.channels_last)
-    assert is_channels_last == is_ours and reading.settings.endswith("channels-last" if is_ours else "float32, NCHW")
+    assert is_channels_last == is_ours and reading.settings.endswith("channels-last" if is_ours else "float32 NCHW")
 
 
 def test_inference_runs_the_network_in_eval_mode_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +206,7 @@ def test_each_case_runs_in_a_process_of_its_own_that_ends_with_the_turns(monkeyp
     readings = run_in_turns({"x": small_case(), "y": small_case("inference", is_ours=False)}, 1, "test")
     assert {name: len(rounds) for name, rounds in readings.items()} == {"x": 1, "y": 1}
     assert all(reading.seconds > 0 for (reading,) in readings.values())
-    assert readings["y"][0].settings == "float32, NCHW"
+    assert readings["y"][0].settings == "float32 NCHW"
     with pytest.raises(ValueError, match="z: inference does not fit into the cpu memory: lower --batch or --size"):
         run_in_turns({"z": small_case("inference", batch_size=10**12)}, 1, "test")
     assert len(started) == 3 and all(process.poll() is not None for process in started)

@@ -58,6 +58,20 @@ def test_the_cpu_compiles_where_it_is_told_to_and_only_there() -> None:
     assert list(compiled(module, True, CPU).parameters()) == list(module.parameters())
 
 
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_the_first_call_finds_out_whether_calls_are_compiled(
+    monkeypatch: pytest.MonkeyPatch, is_compiled: bool
+) -> None:
+    def failing(*inputs: Tensor) -> dict[str, Tensor]:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function if is_compiled else failing)
+    module = compiled(Counting(), True, CPU)
+    assert not module.is_compiled
+    module(torch.rand(5, 3), torch.rand(5, 2))
+    assert module.is_compiled == is_compiled
+
+
 def test_the_first_calls_trial_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
