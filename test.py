@@ -603,7 +603,7 @@ def measured_speed(restorer: torch.nn.Module, options: argparse.Namespace) -> st
         speed = megapixels_per_second(restorer, image)
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     where = f"{device_name(device)}{threads}, {options.precision}, {options.size}x{options.size}"
-    return f"{speed:.2f} megapixels/s ({where})"
+    return f"{speed:.3g} megapixels/s ({where})"
 
 
 def run_benchmark(options: argparse.Namespace) -> None:

@@ -84,7 +84,8 @@ class RestorerConfig:
     """Stage 2.
 
     Args:
-        encoder: weight file of the quality encoder, `encoder.safetensors` of a stage 1 run.
+        encoder: weight file of the quality encoder, `encoder.safetensors` of a stage 1 run; not read where
+            `initial_weights` bring theirs.
         trainer: how long, where, what is written.
         network: which restoration network.
         data: training patches.
@@ -140,6 +141,7 @@ class RestorerStage(Stage):
         self.module = RestorationObjective(self.kept, config.loss)
         self.validation_images = validation_images
         self.probe = probe  # the encoder's, which goes along with it
+        self.probe_of = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
 
     def inputs(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         return batch["degraded"].float() / 255, batch["clean"].float() / 255
@@ -166,7 +168,10 @@ class RestorerStage(Stage):
         return means | by_quality
 
     def publish(self, kept: nn.Module, path: Path) -> None:
-        save_restorer(kept, self.config.network, path, probe=self.probe)
+        # A resumed run has the checkpoint's encoder, whatever the encoder's file holds by now.
+        encoder = kept.encoder.network.state_dict()
+        fits = all(torch.equal(tensor.cpu(), self.probe_of[name].cpu()) for name, tensor in encoder.items())
+        save_restorer(kept, self.config.network, path, probe=self.probe if fits else None)
 
 
 def open_validation_images(config: RestorerConfig) -> list[np.ndarray]:

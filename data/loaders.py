@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Sampler
 from data.datasets import Patches
 
 DATA_ROOT_VARIABLE = "DATA_ROOT"
-PREFETCHED_BATCHES = 4  # of each worker, which fills them while a validation runs; small, uint8: a megabyte or so each
+PREFETCHED_BATCHES = 4  # of each worker, which fills them while a validation runs; uint8: a few megabytes each
 
 
 def data_root(given: str = "") -> Path:

@@ -132,11 +132,12 @@ def open_run_dir(run_dir: Path, config: Any, process: Process) -> None:
 
 def _refuse_changes(saved: dict, current: dict, path: Path) -> None:
     before, now = dict(_flat(saved)), dict(_flat(current))
-    for key in sorted(before.keys() | now.keys()):
+    # A key that an older version did not have stands for what that version did, which is its default.
+    for key in sorted(before):
         is_free = key in FREE_ON_RESUME or key.startswith("validation.")
-        if not is_free and before.get(key) != now.get(key):
+        if not is_free and before[key] != now.get(key):
             raise ValueError(
-                f"{path} was trained with {key} {before.get(key)}, now it is {now.get(key)}: "
+                f"{path} was trained with {key} {before[key]}, now it is {now.get(key)}: "
                 f"resume with the same config, or start another trainer.run_dir"
             )
 

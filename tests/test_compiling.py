@@ -1,6 +1,7 @@
 """Compiled training: the same numbers, and eager training where compiling fails."""
 
 import logging
+import shutil
 from collections.abc import Callable
 
 import pytest
@@ -123,4 +124,5 @@ def test_compiled_steps_equal_eager_ones(caplog: pytest.LogCaptureFixture) -> No
         expected, found = as_uncompiled(lambda module: compiled(module, True, CPU))
     # Equal also where there is no C++ compiler, since training then goes on without.
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-    assert "compiled" in next(record.getMessage() for record in caplog.records if record.name == "engine.compiling")
+    message = next(record.getMessage() for record in caplog.records if record.name == "engine.compiling")
+    assert message.startswith("compiled in" if shutil.which("g++") else ("compiled in", "not compiled"))

@@ -16,8 +16,11 @@ from torch import Tensor
 import train_cqe
 import train_restorer
 from cqe.encoder import QualityEncoder
-from cqe.published import load_encoder, save_encoder
+from cqe.published import load_encoder, load_probe, save_encoder
+from cqe.quality import QualityProbe
 from engine.checkpoint import load_checkpoint
+from engine.config import TrainerConfig
+from restoration.networks import NetworkConfig
 from restoration.published import load_restorer
 from tests.synthetic import cqe_settings, make_data_root, picture, restorer_settings, write_config, write_pictures
 
@@ -244,6 +247,20 @@ def test_training_goes_on_from_trained_weights(settings: Callable, script: Calla
     wider = ["--initial_weights", str(first), "--network.fast.widths", "[8, 8, 8]"]
     refused = script("restorer", settings("restorer", run="third"), *wider)
     assert_refused(refused, "restorer", r"first/restorer\.safetensors: tensor '\S+' is \(.*\), the network needs \(")
+
+
+def test_a_probe_is_published_with_its_own_encoder_only(tmp_path: Path) -> None:
+    path = tmp_path / "restorer.safetensors"
+    config = train_restorer.RestorerConfig(
+        encoder="", trainer=TrainerConfig(run_dir="run"), network=NetworkConfig("fast")
+    )
+    stage = train_restorer.RestorerStage(config, QualityEncoder(1, width=8), QualityProbe(32), [])
+    stage.publish(stage.kept, path)
+    assert load_probe(path) is not None
+    # A resumed run takes the checkpoint's encoder, whatever the encoder's file holds by now.
+    stage.kept.load_state_dict({name: tensor + 1 for name, tensor in stage.kept.state_dict().items()})
+    stage.publish(stage.kept, path)
+    assert load_probe(path) is None
 
 
 def test_an_encoder_goes_on_from_trained_weights_in_both_of_its_roles(
