@@ -56,7 +56,7 @@ PROTOTYPE_IMAGES = 24  # the first of them, whose mean representations stand for
 FIT_IMAGES = "bsds500/train"  # under the data root: what quality probes that are kept in weight files are fitted to
 COMPILE = {"auto": "auto", "on": True, "off": False}  # as `engine.compiling` names the choices
 ADD_PROBE = "add one: test.py probe --weights FILE --output NEW_FILE"
-# What `restore` uses. While there is no such colour network, the gray one restores the luma of colour photos.
+# What `restore` uses. Without the colour network's file, the gray one restores the luma of colour photos.
 RESTORE_WEIGHTS = {"gray": "fast_tiny_gray", "color": "fast_tiny_color"}
 
 

@@ -195,7 +195,7 @@ def test_configs_cannot_be_changed() -> None:
         OptimConfig().lr = 1.0
 
 
-OVERLAYS = {"smoke", "supervised"}  # laid over another config
+OVERLAYS = {"smoke", "supervised", "design"}  # laid over another config
 SHIPPED = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.stem not in OVERLAYS)
 
 
@@ -229,6 +229,13 @@ def test_the_supervised_overlay_changes_the_objective_alone(path: Path) -> None:
     assert (labels.pop("objective"), contrast.pop("objective")) == ("labels", "contrast")
     assert labels["trainer"].pop("run_dir") != contrast["trainer"].pop("run_dir")
     assert labels == contrast
+
+
+def test_the_design_overlay_parses_over_its_config_and_changes_neither_loss_nor_schedule() -> None:
+    tiny, overlay = (f"--config={CONFIGS / 'restorer' / name}.yaml" for name in ("fast_tiny_gray", "design"))
+    design, alone = parse_config(RestorerConfig, [tiny, overlay]), parse_config(RestorerConfig, [tiny])
+    assert (design.trainer.max_steps, design.data.patch_size_px) == (1000, 64)
+    assert design.loss == alone.loss and design.optim.lr == alone.optim.lr and not design.initial_weights
 
 
 def assert_one_line(complaint: str, parse) -> None:
