@@ -107,8 +107,8 @@ class GatedBlock(nn.Module):
     """Depthwise 3x3 convolution and pointwise mixing, each halved by a product of its channels, each with a residual.
 
     (N, channels, H, W) to the same shape. Source: the block of Chen et al., Simple Baselines for Image Restoration
-    (ECCV 2022), without its normalisation and channel attention, which look at the whole image or cost more than they
-    bring here.
+    (ECCV 2022), without its channel attention, which looks at the whole image, and its normalisation, which was not
+    tried.
     """
 
     INITIAL_SCALE = 0.3  # of what a block adds to its input: products grow fast with depth
