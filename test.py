@@ -20,24 +20,26 @@ import skimage
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from common.errors import user_errors
+from common.machine import autocast, choose_precision
 from cqe.encoder import QualityEncoder
 from cqe.fitting import fit_probe, read_coded
-from cqe.published import copy_with_probe, encoder_architecture
 from cqe.quality import raw_rows
-from data.datasets import expand_qualities
+from cqe.weights import copy_with_probe, encoder_architecture
+from data.config import data_root, expand_qualities
 from data.images import IMAGE_SUFFIXES, list_images, read_rgb
-from data.loaders import data_root
 from data.splits import refuse_other_split
 from engine.distributed import choose_device
-from engine.errors import user_errors
-from engine.precision import autocast, choose_precision
-from evaluation import guidance, protocols, study, tables
-from evaluation.conditions import CONDITIONS, Drawing, between
-from evaluation.protocols import CHANNELS, ImageSet, Produce
-from evaluation.speed import megapixels_per_second
-from evaluation.study import KINDS
-from restoration.batch import Restoring, make_folder, plan, restore_files
-from restoration.published import (
+from evaluation.encoder import study
+from evaluation.encoder.crops import CONDITIONS, Drawing, between
+from evaluation.encoder.study import KINDS
+from evaluation.scores import guidance, tables
+from evaluation.scores import protocol as protocols
+from evaluation.scores.protocol import CHANNELS, ImageSet, Produce
+from evaluation.speed.throughput import megapixels_per_second
+from restoration.folders import Restoring, make_folder, plan, restore_files
+from restoration.tiling import TILE_PX, check_tiles, restore_image
+from restoration.weights import (
     SUFFIX,
     find_weights,
     load_quality_encoder,
@@ -46,7 +48,6 @@ from restoration.published import (
     published_names,
     store_half,
 )
-from restoration.tiling import TILE_PX, check_tiles, restore_image
 
 JPEG = "jpeg"  # the name under which nothing is restored: the JPEG itself is scored
 PROBE_IMAGES = "bsds500/val"  # under the data root: for choosing, never for reporting
@@ -397,7 +398,9 @@ def run_table(options: argparse.Namespace) -> None:
 
 
 def run_represent(options: argparse.Namespace) -> None:
-    from evaluation import study_figures  # scikit-learn takes seconds to import, and the other subcommands do without
+    from evaluation.encoder import (
+        study_scores as study_figures,  # scikit-learn takes seconds to import, and the other subcommands do without
+    )
 
     check_outputs(options)
     root = data_root(options.data_root)
@@ -444,7 +447,9 @@ def run_guidance(options: argparse.Namespace) -> None:
 
 
 def run_figure(options: argparse.Namespace) -> None:
-    from evaluation import figures  # matplotlib takes a second to import, and the other subcommands do without
+    from evaluation.encoder import (
+        plots as figures,  # matplotlib takes a second to import, and the other subcommands do without
+    )
 
     stem = Path(options.output) / f"figure_{options.number}"
     for suffix in (*figures.FORMATS, "json"):
@@ -467,7 +472,8 @@ def run_figure(options: argparse.Namespace) -> None:
 
 def draw_clusters(encoder: QualityEncoder, options: argparse.Namespace) -> tuple[Any, dict]:
     """Fig. 2 and its numbers; writes the projector's folder, if asked for."""
-    from evaluation import embedding, figures
+    from evaluation.encoder import plots as figures
+    from evaluation.encoder import tsne as embedding
 
     root = data_root(options.data_root)
     sets = protocols.open_sets(options.sets, root)
@@ -497,7 +503,8 @@ def draw_clusters(encoder: QualityEncoder, options: argparse.Namespace) -> tuple
 
 def draw_maps(encoder: QualityEncoder, options: argparse.Namespace) -> tuple[Any, dict]:
     """Fig. 5 and its numbers."""
-    from evaluation import figures, gradcam
+    from evaluation.encoder import gradcam
+    from evaluation.encoder import plots as figures
 
     root = data_root(options.data_root)
     path = gradcam.find_image(options.image, root)
@@ -607,7 +614,9 @@ def measured_speed(restorer: torch.nn.Module, options: argparse.Namespace) -> st
 
 
 def run_benchmark(options: argparse.Namespace) -> None:
-    from evaluation import benchmark, benchmark_loader, benchmark_networks  # the other subcommands do without
+    from evaluation.speed import loader as benchmark_loader
+    from evaluation.speed import networks as benchmark_networks
+    from evaluation.speed import ratios as benchmark  # the other subcommands do without
 
     check_outputs(options)
     device = choose_device(options.device)

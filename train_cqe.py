@@ -18,24 +18,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.errors import user_errors
 from cqe.encoder import QualityEncoder
 from cqe.fitting import fit_probe, read_coded
 from cqe.moco import EqualQualities, MomentumContrast
-from cqe.published import encoder_architecture, load_encoder, save_encoder
 from cqe.quality import QualityProbe, raw_rows
 from cqe.supervised import QualityClassifier
-from data.datasets import DataConfig, expand_qualities, open_training_stores, open_validation_store
-from data.loaders import build_loader, data_root
-from data.pairs import ContrastivePatches, PairsConfig
+from cqe.weights import encoder_architecture, load_encoder, save_encoder
+from data.config import DataConfig, PairsConfig, data_root, expand_qualities
+from data.pairs import ContrastivePatches
+from data.patches import open_training_stores, open_validation_store
 from data.store import PixelStore
 from engine.config import OptimConfig, TrainerConfig, parse_config
 from engine.distributed import Process, gather_rows, main_first, process_group
-from engine.errors import user_errors
-from engine.logging import RunLog
+from engine.loader import build_loader
 from engine.loop import Stage, train
 from engine.run import check_run_dir
-from engine.weights import load_exactly
-from evaluation.representation import knn_quality, quality_crops
+from engine.run_log import RunLog
+from engine.weight_files import load_exactly
+from evaluation.encoder.neighbours import knn_quality, quality_crops
 
 PROBE_PHOTO_PX = 512  # of a photo's sides, for the probe of a validation: coding all of a large one would take long
 PROBE_ROWS = 1000  # crops that the probe of a validation is fitted to; `test.py probe` takes its time and 5,000
@@ -256,10 +257,11 @@ def run(config: CqeConfig, process: Process) -> dict[str, float]:
         crops = validation_crops(config)
     dataset = ContrastivePatches(stores, config.data, config.pairs, seed=config.trainer.seed)
     stage = EncoderStage(config, crops, probe_photos(stores, config.validation.num_probe_images))
+    batches = {"batch_size": config.data.batch_size, "num_workers": config.data.num_workers}
     placed = {"rank": process.rank, "world_size": process.world_size, "pin_memory": process.device.type == "cuda"}
     return train(
         stage,
-        partial(build_loader, dataset, **placed),
+        partial(build_loader, dataset, **batches, **placed),
         steps_per_epoch=len(dataset) // config.data.batch_size,
         batch_size=config.data.batch_size,
         config=config,

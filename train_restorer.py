@@ -17,25 +17,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.errors import user_errors
 from cqe.encoder import QualityEncoder
-from cqe.published import load_encoder
 from cqe.quality import QualityProbe
+from cqe.weights import load_encoder
 from data.color import luma, to_image, to_tensor
-from data.datasets import DataConfig, RestorationPatches, expand_qualities, open_training_stores, open_validation_store
+from data.config import DataConfig, data_root, expand_qualities
 from data.jpeg import compress
-from data.loaders import build_loader, data_root
+from data.patches import RestorationPatches, open_training_stores, open_validation_store
 from engine.config import OptimConfig, TrainerConfig, parse_config
 from engine.distributed import Process, main_first, process_group
-from engine.errors import user_errors
-from engine.logging import RunLog
+from engine.loader import build_loader
 from engine.loop import Stage, train
 from engine.run import check_run_dir
-from evaluation.metrics import MIN_SIDE_PX, score
+from engine.run_log import RunLog
+from evaluation.scores.metrics import MIN_SIDE_PX, score
 from losses.reconstruction import reconstruction_loss
-from restoration.growth import start_from
 from restoration.networks import NetworkConfig, build_restorer
-from restoration.published import find_probe, load_restorer, save_restorer
-from restoration.restorer import Restorer
+from restoration.networks.restorer import Restorer
+from restoration.warm_start import start_from
+from restoration.weights import find_probe, load_restorer, save_restorer
 
 
 @dataclass(frozen=True)
@@ -205,10 +206,11 @@ def run(config: RestorerConfig, process: Process) -> dict[str, float]:
     stage = RestorerStage(config, encoder, probe, validation_images)
     if trained:
         start_from(stage.kept, trained, config.initial_weights)
+    batches = {"batch_size": config.data.batch_size, "num_workers": config.data.num_workers}
     placed = {"rank": process.rank, "world_size": process.world_size, "pin_memory": process.device.type == "cuda"}
     return train(
         stage,
-        partial(build_loader, dataset, **placed),
+        partial(build_loader, dataset, **batches, **placed),
         steps_per_epoch=len(dataset) // config.data.batch_size,
         batch_size=config.data.batch_size,
         config=config,

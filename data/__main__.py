@@ -7,10 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from data.bundled import make_bundled
+from data.config import DEFAULT_PACK_DIR, data_root
 from data.download import ADDRESSES, download
-from data.loaders import data_root
 from data.prepare import SET_NAMES, prepare
-from data.store import DEFAULT_PACK_DIR
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,8 +19,8 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
+from data.config import DEFAULT_PACK_DIR
 from data.prepare import Prepared, check_target, prepare
-from data.store import DEFAULT_PACK_DIR
 
 ADDRESSES: dict[str, tuple[str, ...]] = {
     "div2k": (

@@ -2,53 +2,19 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from data.augment import Turned
-from data.datasets import DataConfig, Patches, as_planes, expand_qualities
-from data.history import double_jpeg, resized
+from data.config import DataConfig, PairsConfig, expand_qualities
 from data.jpeg import COLOR_UNIT_PX, LUMA_UNIT_PX, Box, compress
+from data.patches import Patches, as_planes
+from data.recompression import double_jpeg, resized
 from data.store import PixelStore
 
 MARGIN_PX = 32  # how much larger than its patch a region with a history is, so that the patch may lie anywhere
-
-
-@dataclass(frozen=True)
-class PairsConfig:
-    """How stage 1's pairs are drawn, beyond what `data` says.
-
-    Args:
-        qualities_per_image: at how many different qualities each image of a batch is coded. 1 is the paper's; with
-            more, and `moco.equal_qualities` "positives", where a batch's own keys are candidates too, pairs of one
-            image are each other's negatives, which content does not tell apart.
-        double_share: share of patches that are coded a second time, cut to another grid first, 0..1. They still count
-            as of their first quality, each patch of a pair by itself, so that the second coding is no cue.
-        second_qualities: of the second coding, as data.qualities.
-        resized_share: share of patches that are made smaller after coding, 0..1; they count as of their quality.
-        scales: smallest and largest scale of a resize, within 0.5..1.
-    """
-
-    qualities_per_image: int = 1
-    double_share: float = 0.0
-    second_qualities: list[int | str] = field(default_factory=lambda: ["70..95"])
-    resized_share: float = 0.0
-    scales: list[float] = field(default_factory=lambda: [0.7, 0.95])
-
-    def __post_init__(self) -> None:
-        if self.qualities_per_image < 1:
-            raise ValueError(f"pairs.qualities_per_image must be at least 1, got {self.qualities_per_image}")
-        if not (self.double_share >= 0 and self.resized_share >= 0 and self.double_share + self.resized_share <= 1):
-            raise ValueError(
-                f"pairs.double_share and pairs.resized_share must be 0 or more and at most 1 together, "
-                f"got {self.double_share} and {self.resized_share}"
-            )
-        if len(self.scales) != 2 or not 0.5 <= self.scales[0] <= self.scales[1] <= 1:
-            raise ValueError(f"pairs.scales must be two numbers in order, within 0.5..1, got {self.scales}")
-        expand_qualities(self.second_qualities, key="pairs.second_qualities")
 
 
 class ContrastivePatches(Patches):

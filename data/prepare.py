@@ -3,7 +3,7 @@
     <root>/classic5/*.png   live1/*.png   bsds500/{train,val,test}/*.jpg   div2k/*.png   icb/*   twitter/*   photos/*
 
 A set is built in a hidden folder beside its final place and renamed when every check has passed: an error or Ctrl-C
-leaves nothing behind. `data/sets.py` knows what belongs to which set.
+leaves nothing behind. `data/known_sets.py` knows what belongs to which set.
 """
 
 import os
@@ -20,8 +20,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.archives import extract_images
+from data.config import DEFAULT_PACK_DIR
 from data.images import is_image_name, read_image
-from data.sets import (
+from data.known_sets import (
     SET_NAMES,
     TRAINING_FOLDERS,
     UNCOUNTED,
@@ -35,7 +36,7 @@ from data.sets import (
     unlike_known,
 )
 from data.splits import BSDS500_SPLITS
-from data.store import DEFAULT_PACK_DIR, open_store
+from data.store import open_store
 
 
 @dataclass

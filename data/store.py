@@ -17,9 +17,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from data.config import DEFAULT_PACK_DIR
 from data.images import list_images, read_rgb
-
-DEFAULT_PACK_DIR = "runs/packed"
 
 logger = logging.getLogger(__name__)
 

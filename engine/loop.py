@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from common.machine import autocast, choose_precision, convolutions_tried_out
 from engine.checkpoint import save_checkpoint
 from engine.compiling import compiled
 from engine.config import OptimConfig, TrainerConfig
 from engine.distributed import Process, largest_over_ranks, mean_over_ranks, wait_for_all
 from engine.ema import ExponentialMovingAverage
 from engine.finite import FiniteGuard
-from engine.logging import RunLog, described
-from engine.precision import autocast, choose_precision, convolutions_tried_out
 from engine.run import CHECKPOINT_NAME, Progress, TrainingState, check_run_dir, open_run_dir
+from engine.run_log import RunLog, described
 
 
 class RunConfig(Protocol):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from restoration.paper import POOLING_WINDOWS_PX, PaperRestorer
+from restoration.networks.paper import POOLING_WINDOWS_PX, PaperRestorer
 
 _FINGERPRINT = ("E.conv1.weight", "AFFs.0.conv.0.main.0.weight", "invertible1.F.main.0.weight")
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data.augment import NUM_SYMMETRIES, symmetry
 from data.color import luma
-from data.datasets import DataConfig
+from data.config import DataConfig
 from data.store import PixelStore, open_store
 
 

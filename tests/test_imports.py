@@ -1,51 +1,48 @@
-"""Who may import whom: the packages stand on little or nothing of each other, so that a part can be taken away."""
+"""Who may import whom: one order of the packages, without exceptions."""
 
 import ast
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.places import ROOT
+
+ORDER = ("common", "losses", "data", "engine", "cqe", "restoration", "evaluation", "commands")
 SCRIPTS = {"train_cqe", "train_restorer", "test"}
-PACKAGES = {"cqe", "data", "engine", "evaluation", "losses", "restoration"}
-ALLOWED = {
-    "losses": set(),
-    "data": set(),
-    "engine": set(),
-    "restoration": set(),
-    "cqe": {"losses", "data", "engine"},
-    "evaluation": {"data", "cqe"},
+MODULES = sorted(path.relative_to(ROOT).as_posix() for name in ORDER for path in (ROOT / name).rglob("*.py"))
+# Narrower than the order: the training loop serves any data and loss, the networks any encoder.
+NARROWER = {
+    "engine/": {"common", "engine"},
+    "restoration/networks/": {"restoration.networks"},
 }
-EXCEPTIONS = {
-    # Puts a network together with its encoder, and reads the files of both.
-    "restoration/published.py": {"cqe", "engine"},
-    # The benchmark's two: which networks, and their training step in a process of its own, which no script can hand in.
-    "evaluation/benchmark_networks.py": {"restoration"},
-    "evaluation/benchmark_worker.py": {"engine", "losses", "restoration"},
-}
-MODULES = sorted(path.relative_to(ROOT).as_posix() for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_module_imports_only_what_its_package_may(module: str) -> None:
+def test_module_imports_only_what_stands_before_it(module: str) -> None:
     package = module.split("/")[0]
-    allowed = ALLOWED[package] | EXCEPTIONS.get(module, set()) | {package}
-    imported = imported_names(ROOT / module) & (PACKAGES | SCRIPTS)
-    assert imported <= allowed, f"{module} imports {sorted(imported - allowed)}"
+    allowed = set(ORDER[: ORDER.index(package) + 1])
+    for folder, narrower in NARROWER.items():
+        allowed = narrower if module.startswith(folder) else allowed
+    imported = {name for name in imported_names(module) if name.split(".")[0] in (*ORDER, *SCRIPTS)}
+    strangers = {name for name in imported if not any(is_within(name, package) for package in allowed)}
+    assert not strangers, f"{module} imports {sorted(strangers)}"
 
 
-def test_the_exceptions_are_needed_and_exist() -> None:
-    for module, allowed in EXCEPTIONS.items():
-        assert allowed <= imported_names(ROOT / module)
+def test_every_package_has_its_place_in_the_order() -> None:
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
+    assert packages == set(ORDER)
 
 
-def imported_names(path: Path) -> set[str]:
-    """First parts of the names of all modules a file imports, wherever in the file; no relative imports."""
+def is_within(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def imported_names(module: str) -> set[str]:
+    """Full names of all modules that a file imports, wherever in the file; no relative imports."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse((ROOT / module).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: line {node.lineno} is a relative import"
-            names.add(node.module.split(".")[0])
+            assert node.level == 0, f"{module}: line {node.lineno} is a relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names

@@ -16,15 +16,15 @@ from torch import Tensor
 import train_cqe
 import train_restorer
 from cqe.encoder import QualityEncoder
-from cqe.published import load_encoder, load_probe, save_encoder
 from cqe.quality import QualityProbe
+from cqe.weights import load_encoder, load_probe, save_encoder
 from engine.checkpoint import load_checkpoint
 from engine.config import TrainerConfig
 from restoration.networks import NetworkConfig
-from restoration.published import load_restorer
+from restoration.weights import load_restorer
+from tests.places import ROOT
 from tests.synthetic import cqe_settings, make_data_root, picture, restorer_settings, write_config, write_pictures
 
-ROOT = Path(__file__).parent.parent
 SCRIPTS = {"cqe": train_cqe, "restorer": train_restorer}
 WEIGHTS = {"cqe": "encoder.safetensors", "restorer": "restorer.safetensors"}
 

@@ -1,0 +1,1 @@
+"""What every package may use: files, a user's errors, the machine. It imports none of them."""

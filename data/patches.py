@@ -1,0 +1,137 @@
+"""What the training sets of both stages share, and stage 2's: degraded and clean patches (stage 1's: `data.pairs`).
+
+Every sample is a pure function of (seed, epoch, index): any number of workers, ranks or restarts gives the same stream.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data.augment import NUM_SYMMETRIES, Turned
+from data.color import luma
+from data.config import DataConfig, expand_qualities
+from data.images import list_images
+from data.jpeg import COLOR_UNIT_PX, LUMA_UNIT_PX, Box, compress, surroundings
+from data.splits import refuse_other_split
+from data.store import PixelStore, open_store
+
+
+class Patches(Dataset):
+    """What both training sets share: which image a sample comes from, and patches of it coded at one quality.
+
+    Args:
+        stores: packed images.
+        config: patch size, qualities and shares.
+        seed: first number of every sample's random generator.
+
+    Raises:
+        ValueError: if an image is smaller than the patch (named).
+    """
+
+    def __init__(self, stores: Sequence[PixelStore], config: DataConfig, *, seed: int) -> None:
+        self.images = [(store, index) for store in stores for index in range(len(store))]
+        self.config = config
+        self.seed = seed
+        self.qualities = expand_qualities(config.qualities)
+        self._order: tuple[int | None, np.ndarray] = (None, np.empty(0, np.int64))
+        for store in stores:
+            for name, shape in zip(store.names, store.shapes, strict=True):
+                if min(shape) < config.patch_size_px:
+                    raise ValueError(
+                        f"{name} is {shape[1]}x{shape[0]} pixels, smaller than the patch: "
+                        f"lower data.patch_size_px ({config.patch_size_px}) or take the image out"
+                    )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def _start(self, epoch: int, index: int) -> tuple[Turned, int, np.random.Generator]:
+        """The sample's image (one symmetry of it), its quality, and its random generator."""
+        rng = np.random.default_rng([self.seed, epoch, index])
+        store, image_index = self.images[self._order_of(epoch)[index]]
+        image = Turned(np.asarray(store[image_index]), int(rng.integers(NUM_SYMMETRIES)))
+        return image, self._draw(self.qualities, rng), rng
+
+    def _order_of(self, epoch: int) -> np.ndarray:
+        """The order of an epoch's images, kept until another epoch is asked for: shuffling takes as long as a crop."""
+        if self._order[0] != epoch:
+            self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.images))
+        return self._order[1]
+
+    def _patch(
+        self, image: Turned, quality: int, is_full_range: bool, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """A patch of the coded image and the same patch of the image, (C, P, P) uint8 each."""
+        shape = image.shape
+        box = self._place(shape, rng)
+        around = surroundings(box, shape if self.config.channels == 3 else shape[:2])
+        clean = self._cut(image, around, is_full_range)
+        inner = box.within(around).slices
+        return as_planes(compress(clean, quality)[inner]), as_planes(clean[inner])
+
+    def _cut(self, image: Turned, box: Box, is_full_range: bool) -> np.ndarray:
+        """What gets coded of a part of the image: (H, W) luma, or (H, W, 3)."""
+        convert = partial(luma, full_range=is_full_range) if self.config.channels == 1 else None
+        return image.cut(box.slices, convert)
+
+    def _place(self, shape: tuple[int, ...], rng: np.random.Generator) -> Box:
+        size = self.config.patch_size_px
+        unit = LUMA_UNIT_PX if self.config.channels == 1 else COLOR_UNIT_PX
+        step = unit if rng.random() < self.config.aligned_share else 1
+        top, left = (int(rng.integers((side - size) // step + 1)) * step for side in shape[:2])
+        return Box(top, left, size, size)
+
+    def _draw_range(self, rng: np.random.Generator) -> bool:
+        return bool(rng.random() < self.config.full_range_share)
+
+    @staticmethod
+    def _draw(qualities: Sequence[int], rng: np.random.Generator) -> int:
+        """One of the qualities; draws as `rng.choice` does, which first makes an array of the list."""
+        return qualities[int(rng.integers(len(qualities)))]
+
+
+class RestorationPatches(Patches):
+    """Stage 2: a degraded patch and the clean one.
+
+    Item (epoch, index) is {"degraded": (C, P, P) uint8, "clean": (C, P, P) uint8, "quality": int}.
+    """
+
+    def __getitem__(self, position: tuple[int, int]) -> dict:
+        image, quality, rng = self._start(*position)
+        degraded, clean = self._patch(image, quality, self._draw_range(rng), rng)
+        return {"degraded": degraded, "clean": clean, "quality": quality}
+
+
+def open_training_stores(config: DataConfig, root: Path) -> list[PixelStore]:
+    """The packs of `config.train` under `root`; refuses BSDS500 images that are not of the train split.
+
+    Raises:
+        FileNotFoundError: if a folder is missing.
+        ValueError: if a folder is empty, holds a broken image, or images of BSDS500's val or test split.
+    """
+    folders = [root / folder for folder in config.train]
+    for folder in folders:
+        refuse_other_split(list_images(folder), "train")
+    return [open_store(folder, config.pack_dir) for folder in folders]
+
+
+def open_validation_store(config: DataConfig, root: Path, *, num_images: int | None = None) -> PixelStore:
+    """The pack of `config.val` under `root`, its first images; refuses BSDS500 images that are not of the val split.
+
+    Raises:
+        FileNotFoundError, ValueError: as `open_training_stores`.
+    """
+    folder = root / config.val
+    refuse_other_split(list_images(folder), "val")
+    return open_store(folder, config.pack_dir).first(num_images)
+
+
+def as_planes(image: np.ndarray) -> Tensor:
+    """(H, W) or (H, W, C) to (C, H, W), copied."""
+    planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
+    return torch.from_numpy(np.array(planes))  # a copy: decoded pixels are read-only

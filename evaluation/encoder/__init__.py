@@ -1,0 +1,1 @@
+"""What a quality encoder tells apart: neighbours, probes, t-SNE, Grad-CAM."""

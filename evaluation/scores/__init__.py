@@ -1,0 +1,1 @@
+"""Scores of restored images: metrics, image sets, the protocol, the paper's tables, guidance."""

@@ -1,0 +1,217 @@
+"""Whether a restoration network uses its encoder: its scores when the decoder is given other features than its own.
+
+A network's decoder reads the image, and the encoder's feature maps E0..E3 of it. Here the image stays and the features
+change: those of the same image at another quality (wrong quality, right content), of another image at the same quality
+(right quality, wrong content), the own ones with their positions shuffled (right statistics, wrong places), or zeros.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.jpeg import compress
+from evaluation.scores.protocol import Case, ImageSet, Produce, evaluate, read_clean
+from evaluation.scores.tables import Section
+
+FEATURE_SETS = {
+    "own": "own",
+    "other_quality": "own image at another quality",
+    "other_image": "another image",
+    "shuffled": "own, positions shuffled",
+    "zero": "zero",
+}
+
+Encoded = tuple[Tensor, list[Tensor]]  # what an encoder answers: representation (N, D), and [E0, E1, E2, E3]
+RestoreWith = Callable[[nn.Module, np.ndarray], np.ndarray]  # (network, uint8 image) -> uint8 image of that shape
+
+
+def evaluate_features(
+    restorer: nn.Module,
+    restore: RestoreWith,
+    sets: Sequence[ImageSet],
+    qualities: Sequence[int],
+    channels: str,
+    *,
+    method: str,
+    wrong_qualities: Sequence[int] = (10, 90),
+    seed: int = 0,
+    workers: int = 1,
+) -> dict:
+    """Score a restorer with each of `FEATURE_SETS`, by `protocol.evaluate`; "own" is its ordinary score.
+
+    Args:
+        restorer: as `GuidedRestorer` needs it.
+        restore: runs a network on an image, in tiles or whole.
+        channels: "gray" or "color".
+        wrong_qualities: the features of "other_quality" are those of the one farthest from the image's quality.
+        seed: of the permutations of "shuffled".
+
+    Returns:
+        as `evaluate`, but {set: {quality: {feature set: scores}}}; and "features", the choices that decide them.
+
+    Raises:
+        ValueError: for a negative seed; as `next_images` and `farthest` do, before any work; and as `evaluate` does.
+    """
+    if seed < 0:
+        raise ValueError(f"the seed (--seed) must be at least 0, got {seed}")
+    next_of = next_images(sets, channels)
+    wrong_of = {quality: farthest(quality, wrong_qualities) for quality in qualities}
+
+    def itself(clean: np.ndarray, case: Case) -> np.ndarray:
+        return compress(clean, case.quality)
+
+    def at_wrong_quality(clean: np.ndarray, case: Case) -> np.ndarray:
+        return compress(clean, wrong_of[case.quality])
+
+    def next_image(clean: np.ndarray, case: Case) -> np.ndarray:
+        # Brought to size before it is coded, so that its JPEG grid is unbroken.
+        other = read_clean(next_of[case.set_name, case.stem], channels)
+        return compress(brought_to(other, clean.shape[:2]), case.quality)
+
+    sources = {
+        "own": (itself, unchanged),
+        "other_quality": (at_wrong_quality, unchanged),
+        "other_image": (next_image, unchanged),
+        "shuffled": (itself, partial(shuffled, seed=seed)),
+        "zero": (itself, zeroed),
+    }
+    measured = {}
+    for name, (guide, change) in sources.items():
+        produce = restored_with(guide, GuidedRestorer(restorer, change), restore)
+        label = f"{method}, {name}"
+        measured[name] = evaluate(produce, sets, qualities, channels, method=label, workers=workers)
+    choices = {"wrong_quality": {str(quality): wrong for quality, wrong in wrong_of.items()}, "seed": seed}
+    return measured["own"] | {"method": method, "features": choices, "results": _by_feature_set(measured)}
+
+
+class GuidedRestorer(nn.Module):
+    """A restorer whose decoder is given the features of a second image, the guide, in place of its input's.
+
+    Image and guide travel as the channels of one image, so that whatever cuts it into tiles cuts both alike.
+
+    Args:
+        restorer: maps images to images and asks its `encoder` once, with the image or a padded version of it.
+        change: maps the encoder's answer for the guide to the one that the decoder is given.
+    """
+
+    def __init__(self, restorer: nn.Module, change: Callable[[Tensor, list[Tensor]], Encoded]) -> None:
+        super().__init__()
+        self.restorer = restorer
+        self.change = change
+
+    def forward(self, pair: Tensor) -> Tensor:
+        """(N, 2 * channels, H, W), image and guide, to the restored image and the guide, of the same shape."""
+        image, guide = pair.chunk(2, dim=1)
+        encoder = self.restorer.encoder
+        # The hooks are taken off when the block ends, also by an error.
+        with (
+            encoder.register_forward_pre_hook(lambda module, asked: (_padded_as(guide, asked[0]),)),
+            encoder.register_forward_hook(lambda module, asked, answer: self.change(*answer)),
+        ):
+            return torch.cat([self.restorer(image), guide], dim=1)
+
+
+def unchanged(representation: Tensor, features: list[Tensor]) -> Encoded:
+    return representation, features
+
+
+def shuffled(representation: Tensor, features: list[Tensor], *, seed: int) -> Encoded:
+    """Each map's positions in random order, one order for all its channels; each channel keeps its values."""
+    rng = np.random.default_rng(seed)
+    moved = []
+    for feature in features:
+        order = torch.from_numpy(rng.permutation(feature[0, 0].numel())).to(feature.device)
+        moved.append(feature.flatten(2)[..., order].reshape(feature.shape))  # (N, C, H*W) -> (N, C, H, W)
+    return representation, moved
+
+
+def zeroed(representation: Tensor, features: list[Tensor]) -> Encoded:
+    return torch.zeros_like(representation), [torch.zeros_like(feature) for feature in features]
+
+
+def restored_with(guide: Produce, network: GuidedRestorer, restore: RestoreWith) -> Produce:
+    """Outputs of a restorer for each case's JPEG, with the guide that `guide` makes for it, of the same shape."""
+
+    def produce(clean: np.ndarray, case: Case) -> np.ndarray:
+        pair = np.dstack([compress(clean, case.quality), guide(clean, case)])  # (H, W, 2 * channels)
+        return restore(network, pair)[..., : pair.shape[2] // 2].reshape(clean.shape)
+
+    return produce
+
+
+def next_images(sets: Sequence[ImageSet], channels: str) -> dict:
+    """The image after each in its set, around the end: the next of the same size, or else the next of any size.
+
+    Returns:
+        {(set name, stem): path}.
+
+    Raises:
+        ValueError: if a set has one image; and as `read_clean`, which reads every image once.
+    """
+    for name, paths in sets:
+        if len(paths) < 2:
+            raise ValueError(f"{name} holds one image ({paths[0].name}); features of another image need a second one")
+    chosen = {}
+    for name, paths in sets:
+        shapes = [read_clean(path, channels).shape for path in paths]
+        for i, path in enumerate(paths):
+            others = [(i + step) % len(paths) for step in range(1, len(paths))]
+            same_size = (j for j in others if shapes[j] == shapes[i])
+            chosen[name, path.stem] = paths[next(same_size, others[0])]
+    return chosen
+
+
+def farthest(quality: int, wrong_qualities: Sequence[int]) -> int:
+    """The wrong quality for an image of this quality: the farthest, the first of two as far.
+
+    Raises:
+        ValueError: if there is none but the image's own.
+    """
+    wrong = max(wrong_qualities, key=lambda candidate: abs(candidate - quality))
+    if wrong == quality:
+        raise ValueError(f"--wrong-quality holds only {quality}, which is also measured (--quality); add another one")
+    return wrong
+
+
+def brought_to(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """An image at another height and width: cut at the bottom and right, or continued there by its mirror image."""
+    image = image[: size[0], : size[1]]
+    missing = [(0, asked - had) for asked, had in zip(size, image.shape[:2], strict=True)]
+    return np.pad(image, missing + [(0, 0)] * (image.ndim - 2), mode="symmetric")
+
+
+def summarize(result: dict) -> list[Section]:
+    """A table for each set: PSNR of every feature set and quality, and in brackets how much that is above "own"."""
+    wrong = ", ".join(f"Q{other} for Q{quality}" for quality, other in result["features"]["wrong_quality"].items())
+    notes = [f"another quality: {wrong}; another image: the next of the set, at the same quality"]
+    sections = []
+    for set_name, by_quality in result["results"].items():
+        rows = [["features", *(f"Q{quality}" for quality in by_quality)]]
+        for name, label in FEATURE_SETS.items():
+            pairs = [(scores[name]["psnr"], scores["own"]["psnr"]) for scores in by_quality.values()]
+            cells = [f"{psnr:.2f}" + (f" ({psnr - own:+.2f})" if name != "own" else "") for psnr, own in pairs]
+            rows.append([label, *cells])
+        title = f"{result['method']}, {set_name}, {result['channels']}: PSNR (dB) by the features the decoder is given"
+        sections.append(Section(title, rows, notes))
+    return sections
+
+
+def _by_feature_set(measured: dict[str, dict]) -> dict:
+    """{feature set: result of `evaluate`} to {set: {quality: {feature set: scores}}}."""
+    return {
+        set_name: {
+            quality: {name: result["results"][set_name][quality] for name, result in measured.items()}
+            for quality in by_quality
+        }
+        for set_name, by_quality in next(iter(measured.values()))["results"].items()
+    }
+
+
+def _padded_as(guide: Tensor, padded: Tensor) -> Tensor:
+    """The guide at the size to which the restorer padded the image, padded alike."""
+    rows, columns = (asked - had for asked, had in zip(padded.shape[-2:], guide.shape[-2:], strict=True))
+    return F.pad(guide, (0, columns, 0, rows), mode="replicate")

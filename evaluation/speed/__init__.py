@@ -1,0 +1,1 @@
+"""How fast the loader and the networks run."""

@@ -1,0 +1,111 @@
+"""Speed as ratios: two ways of doing one thing, measured in turns in one run, because machines differ and are noisy.
+
+The loader is measured in `evaluation.speed.loader`, the networks in `evaluation.speed.networks`.
+"""
+
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+
+from evaluation.scores.tables import Section
+
+
+def rates_row(
+    name: str, ours: Sequence[float], baseline: Sequence[float], unit: str, *, work: float = 1, baseline_work: float = 1
+) -> dict:
+    """A row of the benchmark: how much of something is done in a second, ours over the baseline.
+
+    Args:
+        name: what is measured, and against what.
+        ours: seconds of one piece of work, one figure for each round.
+        baseline: the same, in the same rounds.
+        unit: of the rates.
+        work: how much of the unit one piece of ours is.
+        baseline_work: how much of the unit one piece of the baseline is.
+
+    Returns:
+        {"name", "ours", "baseline", "unit", "ratio", "spread", "rounds"}: the rates are work by the median of the
+        seconds, the ratio is ours / baseline, and the spread is the lowest and highest ratio of one round.
+
+    Raises:
+        ValueError: if the rounds disagree in number, or there is none.
+    """
+    if not ours or len(ours) != len(baseline):
+        raise ValueError(f"a row needs as many rounds of both, at least one; got {len(ours)} and {len(baseline)}")
+    ratios = [(work / seconds) / (baseline_work / others) for seconds, others in zip(ours, baseline, strict=True)]
+    return {
+        "name": name,
+        "ours": (rate := work / statistics.median(ours)),
+        "baseline": (baseline_rate := baseline_work / statistics.median(baseline)),
+        "unit": unit,
+        "ratio": rate / baseline_rate,
+        "spread": [min(ratios), max(ratios)],
+        "rounds": len(ours),
+    }
+
+
+def memory_row(name: str, ours: int, baseline: int) -> dict:
+    """A row on peak memory, in bytes: measured once, so without a spread; the smaller the ratio the better."""
+    megabytes, baseline_megabytes = ours / 1e6, baseline / 1e6
+    return {
+        "name": name,
+        "ours": megabytes,
+        "baseline": baseline_megabytes,
+        "unit": "MB",
+        "ratio": megabytes / baseline_megabytes,
+        "spread": None,
+        "rounds": 1,
+    }
+
+
+def section(result: dict) -> Section:
+    """The table of a result, {"machine", "versions", "date", "settings", "rows"}, and below it the circumstances."""
+    rows = [["", "ours", "baseline", "unit", "ratio", "lowest..highest"]]
+    for row in result["rows"]:
+        spread = "-" if row["spread"] is None else "..".join(f"{ratio:.3g}" for ratio in row["spread"])
+        figures = [f"{row['ours']:.4g}", f"{row['baseline']:.4g}", row["unit"], f"{row['ratio']:.3g}", spread]
+        rows.append([row["name"], *figures])
+    notes = [
+        f"{title}: " + ", ".join(f"{name} {value}" for name, value in result[title].items())
+        for title in ("machine", "versions", "settings")
+    ]
+    return Section("Speed", rows, [*notes, f"date: {result['date']}"])
+
+
+def circumstances(device: torch.device) -> dict:
+    """Where, with what and when a benchmark runs: {"machine", "versions", "date"}."""
+    machine = {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
+        "gpu": "none",
+    }
+    if device.type == "cuda":
+        gpu = torch.cuda.get_device_properties(device)
+        machine |= {"gpu": gpu.name, "gpu_memory": f"{gpu.total_memory / 2**30:.0f} GiB"}
+    versions = {
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+    }
+    return {"machine": machine, "versions": versions, "date": date.today().isoformat()}
+
+
+def cpu_model() -> str:
+    """The processor's name as Linux tells it, elsewhere as Python does."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,168 @@
+"""The fast network: the paper's idea, each encoder feature fused at its own scale in a U-shaped decoder.
+
+The paper's network blows E1..E3 up to full size and works there, at 570 GMAC for 256x256 pixels. Here the trunk starts
+at half size (2x2 pixels become channels, losslessly), goes down to 1/8, and on the way up meets E3, E2' and E1' at the
+scales at which the encoder made them, each in an invertible module (Eq. 5-7).
+
+There is no global pooling and no normalisation: a pixel depends on a bounded neighbourhood, so overlapping tiles match
+the whole image to a fraction of a grey level.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from restoration.networks.fusion import EncoderFeatureFusion, InvertibleFusion, ResidualBlock
+from restoration.networks.restorer import Restorer
+
+Block = Literal["residual", "gated"]
+Fusion = Literal["invertible", "concatenation", "none"]
+
+# DEVIATION: as in the release, unlike Eq. 6, the exponent is bounded: training in half precision needs it.
+EXPONENT_BOUND = 0.8
+
+
+class FastRestorer(Restorer):
+    """U-shaped decoder at 1/2, 1/4 and 1/8 of the image's size, with invertible fusion at each.
+
+    Args:
+        encoder: the quality encoder, with `feature_channels`; it becomes frozen.
+        channels: image channels, 1 or 3.
+        widths: channels of the trunk at 1/2, 1/4 and 1/8.
+        blocks_down: blocks before each halving, and at 1/8 before the fusion.
+        blocks_up: blocks after the fusion at 1/2, 1/4 and 1/8.
+        fusion_hidden_ratio: channels inside the residual blocks of the fusions, as a share of the trunk's.
+        block: what the trunk is made of: "residual" (two 3x3 convolutions) or "gated" (`GatedBlock`).
+        fusion: "invertible" (Eq. 5-7), or to measure what that is worth: "concatenation" of the encoder's feature and
+            the trunk alone (Eq. 7), or "none", a trunk that never sees the encoder.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        channels: int,
+        *,
+        widths: Sequence[int] = (64, 128, 192),
+        blocks_down: Sequence[int] = (2, 2, 2),
+        blocks_up: Sequence[int] = (4, 4, 4),
+        fusion_hidden_ratio: float = 1.0,
+        block: Block = "residual",
+        fusion: Fusion = "invertible",
+    ) -> None:
+        super().__init__(encoder, channels, size_multiple=8)
+        for name, values in (("widths", widths), ("blocks_down", blocks_down), ("blocks_up", blocks_up)):
+            if len(values) != 3:
+                raise ValueError(f"{name} needs three numbers, for 1/2, 1/4 and 1/8 of the size, got {tuple(values)}")
+        width2, width4, width8 = widths
+        self.is_guided = fusion != "none"
+        if self.is_guided:
+            channels0, channels1, channels2, channels3 = self.encoder.feature_channels  # of E0..E3
+            self.effm1 = EncoderFeatureFusion([channels0, channels1, channels2], width2)
+            self.effm2 = EncoderFeatureFusion([channels1, channels2, channels3], width4)
+            self.reduce3 = nn.Conv2d(channels3, width8, 1)
+
+        self.head = nn.Conv2d(4 * channels, width2, 3, padding=1)
+        self.down2 = _blocks(block, width2, blocks_down[0])
+        self.halve2 = nn.Conv2d(width2, width4, 2, stride=2)
+        self.down4 = _blocks(block, width4, blocks_down[1])
+        self.halve4 = nn.Conv2d(width4, width8, 2, stride=2)
+        self.down8 = _blocks(block, width8, blocks_down[2])
+        self.fuse8 = _FusionStage(fusion, block, width8, blocks_up[2], fusion_hidden_ratio)
+        self.double8 = nn.Conv2d(width8, 4 * width4, 1)
+        self.fuse4 = _FusionStage(fusion, block, width4, blocks_up[1], fusion_hidden_ratio)
+        self.double4 = nn.Conv2d(width4, 4 * width2, 1)
+        self.fuse2 = _FusionStage(fusion, block, width2, blocks_up[0], fusion_hidden_ratio)
+        self.tail = nn.Conv2d(width2, 4 * channels, 3, padding=1)
+        # Training starts from the identity: the first residual is zero.
+        nn.init.zeros_(self.tail.weight)
+        nn.init.zeros_(self.tail.bias)
+
+    def residual(self, padded: Tensor, features: Sequence[Tensor]) -> Tensor:
+        guides = self._guides(features)
+
+        trunk2 = self.down2(self.head(F.pixel_unshuffle(padded, 2)))  # (N, width2, H/2, W/2)
+        trunk4 = self.down4(self.halve2(trunk2))  # (N, width4, H/4, W/4)
+        trunk8 = self.down8(self.halve4(trunk4))  # (N, width8, H/8, W/8)
+        trunk8 = self.fuse8(guides[2], trunk8)
+        trunk4 = self.fuse4(guides[1], trunk4 + F.pixel_shuffle(self.double8(trunk8), 2))
+        trunk2 = self.fuse2(guides[0], trunk2 + F.pixel_shuffle(self.double4(trunk4), 2))
+        return F.pixel_shuffle(self.tail(trunk2), 2)  # (N, channels, H, W)
+
+    def _guides(self, features: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """E1', E2' and E3 for 1/2, 1/4 and 1/8, each with the trunk's channels there."""
+        if not self.is_guided:
+            return [None] * 3
+        e0, e1, e2, e3 = features
+        return [
+            self.effm1([F.avg_pool2d(e0, 2), e1, _double(e2)]),  # Eq. 3
+            self.effm2([F.avg_pool2d(e1, 2), e2, _double(e3)]),  # Eq. 4
+            self.reduce3(e3),
+        ]
+
+
+class GatedBlock(nn.Module):
+    """Depthwise 3x3 convolution and pointwise mixing, each halved by a product of its channels, each with a residual.
+
+    (N, channels, H, W) to the same shape. Source: the block of Chen et al., Simple Baselines for Image Restoration
+    (ECCV 2022), without its channel attention, which looks at the whole image, and its normalisation, which was not
+    tried.
+    """
+
+    INITIAL_SCALE = 0.3  # of what a block adds to its input: products grow fast with depth
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.spread = nn.Conv2d(channels, 2 * channels, 1)
+        self.depthwise = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels)
+        self.gather = nn.Conv2d(channels, channels, 1)
+        self.mix = nn.Conv2d(channels, 2 * channels, 1)
+        self.gather_mixed = nn.Conv2d(channels, channels, 1)
+        for last in (self.gather, self.gather_mixed):
+            nn.init.zeros_(last.bias)
+            with torch.no_grad():
+                last.weight.mul_(self.INITIAL_SCALE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.gather(_gated(self.depthwise(self.spread(x))))
+        return x + self.gather_mixed(_gated(self.mix(x)))
+
+
+class _FusionStage(nn.Module):
+    """One fusion, the way back to the trunk's channels, and blocks."""
+
+    def __init__(self, fusion: Fusion, block: Block, width: int, num_blocks: int, hidden_ratio: float) -> None:
+        super().__init__()
+        self.is_guided = fusion != "none"
+        if fusion == "invertible":
+            hidden = max(1, round(width * hidden_ratio))
+            self.fusion = InvertibleFusion(width, hidden=hidden, exponent_bound=EXPONENT_BOUND)
+        else:
+            self.fusion = None
+        if self.is_guided:
+            self.merge = nn.Conv2d(2 * width, width, 1)
+        self.blocks = _blocks(block, width, num_blocks)
+
+    def forward(self, e: Tensor | None, d: Tensor) -> Tensor:
+        """Encoder feature E and trunk D, both (N, width, h, w), to the next trunk of that shape."""
+        if not self.is_guided:
+            return self.blocks(d)
+        fused = self.fusion(e, d) if self.fusion else (e, d)
+        return self.blocks(self.merge(torch.cat(fused, dim=1)))  # Eq. 7, then (N, width, h, w)
+
+
+def _blocks(block: Block, width: int, count: int) -> nn.Sequential:
+    kind = {"residual": ResidualBlock, "gated": GatedBlock}[block]
+    return nn.Sequential(*(kind(width) for _ in range(count)))
+
+
+def _gated(x: Tensor) -> Tensor:
+    """(N, 2C, H, W) to (N, C, H, W): the product of the first and the second half of the channels."""
+    first, second = x.chunk(2, dim=1)
+    return first * second
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="nearest")

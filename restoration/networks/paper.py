@@ -1,0 +1,123 @@
+"""The paper's restoration network, Section 3.2 and Fig. 3, in the architecture that its authors released.
+
+Symbols: D is the trunk of the decoder; E0..E3 are the encoder's features at 1, 1/2, 1/4 and 1/8 of the size; E1' and
+E2' are E1 and E2 after Eq. 3-4.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from restoration.networks.attention import ResidualAttentionGroup
+from restoration.networks.fusion import LEAKY_SLOPE, EncoderFeatureFusion, InvertibleFusion, ResidualBlock
+from restoration.networks.restorer import Restorer
+
+RELEASED_EXPONENT_BOUND = 0.8
+POOLING_WINDOWS_PX = (4, 8, 16, 32)
+
+
+class PaperRestorer(Restorer):
+    """Encoder features blown up to full size, fused into the trunk in three invertible stages, coarse to fine.
+
+    Args:
+        encoder: the quality encoder, with `feature_channels`; it becomes frozen.
+        channels: image channels, 1 or 3.
+        released_fusion: False fuses as Eq. 5-6 are printed; True as the authors' code does, whose weights then give
+            the same pixels.
+        width: channels of the trunk; 64 is the paper's size.
+        groups: residual attention groups after the fusion of E3, of E2' and of E1'.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        channels: int,
+        *,
+        released_fusion: bool = False,
+        width: int = 64,
+        groups: Sequence[int] = (2, 4, 4),
+    ) -> None:
+        super().__init__(encoder, channels, size_multiple=8)
+        if len(groups) != 3:
+            raise ValueError(f"groups needs three numbers, for E3, E2' and E1', got {tuple(groups)}")
+        channels0, channels1, channels2, channels3 = self.encoder.feature_channels  # of E0..E3
+        self.reduce2 = nn.Conv2d(channels2, width, 1)
+        self.reduce3 = nn.Conv2d(channels3, width, 1)
+        self.effm1 = EncoderFeatureFusion([channels1, channels0, width], width)
+        self.effm2 = EncoderFeatureFusion([width, width, channels1], width)
+
+        # DEVIATION: the text has neither this mixing of image and E3 before the first fusion nor the pyramid pooling
+        # below; the release, whose scores the paper's tables are, has both. Kept.
+        self.head = nn.Conv2d(channels, width, 3, padding=1)
+        self.mixing = nn.Sequential(
+            *(ResidualBlock(2 * width) for _ in range(4)),
+            nn.Conv2d(2 * width, width, 1),
+        )
+        self.stages = nn.ModuleList(FusionStage(width, count, released_fusion=released_fusion) for count in groups)
+        self.pyramid = PyramidPooling(width)
+        # DEVIATION: the text's last convolution is 1x1, the release's 3x3. We follow the release.
+        self.tail = nn.Conv2d(width, channels, 3, padding=1)
+
+    def residual(self, padded: Tensor, features: Sequence[Tensor]) -> Tensor:
+        size = padded.shape[-2:]
+        e0, e1, e2, e3 = features
+        # The release enlarges before these 1x1 convolutions; they commute with nearest-neighbour interpolation, and
+        # at the small size cost 1/16 and 1/64.
+        e1 = _enlarge(e1, size)
+        e2 = _enlarge(self.reduce2(e2), size)
+        e3 = _enlarge(self.reduce3(e3), size)
+        # The order within the brackets is the release's, whose weights fix it; the equations count upwards.
+        e1_fused = self.effm1([e1, e0, e2])  # E1', Eq. 3
+        e2_fused = self.effm2([e2, e3, e1])  # E2', Eq. 4
+
+        trunk = self.mixing(torch.cat([self.head(padded), e3], dim=1))  # (N, width, H, W)
+        for stage, feature in zip(self.stages, (e3, e2_fused, e1_fused), strict=True):
+            trunk = stage(feature, trunk)
+        return self.tail(self.pyramid(trunk))
+
+
+class FusionStage(nn.Module):
+    """One invertible fusion, the way back to `width` channels, and residual attention groups."""
+
+    def __init__(self, width: int, num_groups: int, *, released_fusion: bool) -> None:
+        super().__init__()
+        self.released_fusion = released_fusion
+        self.fusion = InvertibleFusion(width, exponent_bound=RELEASED_EXPONENT_BOUND if released_fusion else None)
+        self.merge = nn.Conv2d(2 * width, width, 3, padding=1)
+        self.groups = nn.Sequential(*(ResidualAttentionGroup(width) for _ in range(num_groups)))
+
+    def forward(self, e: Tensor, d: Tensor) -> Tensor:
+        """Encoder feature E and trunk D, both (N, width, H, W), to the next trunk of that shape."""
+        # DEVIATION: Eq. 5-6 add phi1(D) to E and scale D; the release adds phi1(E) to D and scales E, and bounds the
+        # exponent. `released_fusion=False` is the printed form, and the default.
+        f1, f2 = self.fusion(d, e) if self.released_fusion else self.fusion(e, d)
+        return self.groups(self.merge(torch.cat([f1, f2], dim=1)))  # Eq. 7: (N, 2*width, H, W), then (N, width, H, W)
+
+
+class PyramidPooling(nn.Module):
+    """Adds what four coarse averages of the trunk see: (N, width, H, W) to the same shape, any H and W.
+
+    Averages over windows of 4, 8, 16 and 32 pixels become one channel each, are enlarged back and joined to the input.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(nn.Conv2d(width, 1, 1, bias=False) for _ in POOLING_WINDOWS_PX)
+        self.merge = nn.Conv2d(len(POOLING_WINDOWS_PX) + width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = size = x.shape[-2:]
+        maps = []
+        for window, projection in zip(POOLING_WINDOWS_PX, self.projections, strict=True):
+            # DEVIATION: on a side shorter than the window the release fails; here the window is cut to that side, so
+            # the pool averages what there is. Sides of 32 or more are pooled as in the release, which drops the last,
+            # partial window.
+            pooled = F.avg_pool2d(x, (min(window, height), min(window, width)))
+            maps.append(_enlarge(F.leaky_relu(projection(pooled), LEAKY_SLOPE), size))
+        return F.leaky_relu(self.merge(torch.cat([*maps, x], dim=1)), LEAKY_SLOPE)
+
+
+def _enlarge(x: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(x, size=tuple(size), mode="nearest")

@@ -1,0 +1,205 @@
+"""`test.py restore`: files and folders in, PNG files out, and one clear line for every mistake."""
+
+import importlib.util
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import test as script
+from cqe.encoder import QualityEncoder
+from cqe.quality import QualityProbe, QualityReader
+from restoration import weights as published
+from restoration.networks import FastOptions, NetworkConfig, build_restorer
+from restoration.photos import read_photo
+from restoration.weights import load_reader, load_restorer, save_restorer
+from tests.places import ROOT
+
+SCRIPT = ROOT / "test.py"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small luma network, untrained: its last layer is zero, so it changes nothing."""
+    options = FastOptions(widths=(4, 4, 4), blocks_down=(0, 0, 0), blocks_up=(0, 0, 0))
+    config = NetworkConfig(name="fast", fast=options)
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    restorer = build_restorer(config, QualityEncoder(1, width=8), 1)
+    save_restorer(restorer, config, path)
+    probe = QualityProbe(restorer.encoder.network.representation_size)
+    probe.scale.fill_(0.1)
+    probe.linear.fill_(1)
+    probe.shared_error.fill_(6.4)
+    save_restorer(restorer, config, path.with_name("reads.safetensors"), probe=probe)
+    return path
+
+
+@pytest.fixture(scope="module")
+def reads(weights: Path) -> Path:
+    """The same network with a probe."""
+    return weights.with_name("reads.safetensors")
+
+
+@pytest.fixture(scope="module")
+def run(weights: Path) -> Callable[..., None]:
+    """`test.py restore` with those weights; loaded by path, since `import test` finds Python's own package."""
+    spec = importlib.util.spec_from_file_location("test_script", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def restore(*arguments: object) -> None:
+        module.main(["restore", "--weights", str(weights), "--device", "cpu", *map(str, arguments)])
+
+    return restore
+
+
+@pytest.fixture
+def refusal(run: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture) -> Callable[..., str]:
+    """Run what must fail with status 2 and one line on stderr, before anything is written; returns the line."""
+
+    def check(*arguments: object) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(SystemExit) as exit_info:
+            run(*arguments)
+        captured = capsys.readouterr()
+        assert exit_info.value.code == 2
+        assert captured.out == "" and captured.err.startswith("test.py") and captured.err.count("\n") == 1
+        assert sorted(tmp_path.rglob("*")) == before
+        return captured.err
+
+    return check
+
+
+def save_constant(path: Path, *, channels: int, reading: float) -> None:
+    """A small untrained network whose probe reads one quality off everything."""
+    options = FastOptions(widths=(4, 4, 4), blocks_down=(0, 0, 0), blocks_up=(0, 0, 0))
+    config = NetworkConfig(name="fast", fast=options)
+    restorer = build_restorer(config, QualityEncoder(channels, width=8), channels)
+    probe = QualityProbe(restorer.encoder.network.representation_size)
+    probe.bias.fill_(reading)
+    probe.shared_error.fill_(6.4)
+    save_restorer(restorer, config, path, probe=probe)
+
+
+def photo(path: Path, *shape: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)).save(path)
+    return path
+
+
+def test_a_folder_and_a_file_are_restored_with_a_line_each(
+    run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    sources = [photo(tmp_path / "in" / "gray.png", 9, 12), photo(tmp_path / "in" / "sub" / "big.jpg", 140, 230, 3)]
+    single = photo(tmp_path / "single.bmp", 5, 4, 3)
+    output = tmp_path / "out"
+    run(tmp_path / "in", single, "--output", output, "--tile", 96, "--precision", "float32")
+    for source, name in zip([*sources, single], ["gray.png", "sub/big.png", "single.png"], strict=True):
+        with Image.open(source) as clean, Image.open(output / name) as restored:
+            assert restored.format == "PNG"
+            np.testing.assert_array_equal(np.array(restored), np.array(clean))
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert len(lines) == 3 and captured.err.count("holds no quality probe: qualities are not read") == 1
+    assert lines[0].startswith(f"{sources[0]} -> {output / 'gray.png'}  12x9  ") and lines[0].endswith(" s  gray")
+    assert "  230x140  " in lines[1] and lines[1].endswith("luma restored, chroma as it was")
+
+
+def test_bfloat16_changes_nothing_but_the_residual(run: Callable, tmp_path: Path) -> None:
+    source = photo(tmp_path / "a.png", 20, 30, 3)
+    run(source, "--output", tmp_path / "out", "--precision", "bfloat16")
+    with Image.open(source) as clean, Image.open(tmp_path / "out" / "a.png") as restored:
+        np.testing.assert_array_equal(np.array(restored), np.array(clean))
+
+
+def test_a_broken_photo_among_good_ones_is_named_and_the_others_restored(
+    run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("a.png", "z.png"):
+        photo(tmp_path / "in" / name, 8, 8)
+    broken = photo(tmp_path / "in" / "broken.png", 64, 64)
+    broken.write_bytes(broken.read_bytes()[:1000])
+    with pytest.raises(SystemExit) as exit_info:
+        run(tmp_path / "in", "--output", tmp_path / "out")
+    captured = capsys.readouterr()
+    errors = captured.err.splitlines()
+    assert exit_info.value.code == 2 and len(errors) == 2  # the first says that these weights hold no probe
+    assert errors[1].startswith(f"test.py: error: 1 of 3 photos not restored: {broken} is damaged or cut off")
+    assert len(captured.out.splitlines()) == 2
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "z.png"]
+
+
+def test_the_quality_of_each_photo_is_printed(
+    run: Callable, reads: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = {"color.jpg": (140, 30, 3), "gray.png": (9, 9), "deep.png": (20, 20)}
+    sources = [photo(tmp_path / "in" / name, *shape) for name, shape in shapes.items()]
+    deep = np.arange(400, dtype=np.uint16).reshape(20, 20) * 100
+    Image.fromarray(deep).save(sources[2])
+    reader = load_reader(reads, load_restorer(reads))
+    assert isinstance(reader, QualityReader)
+    for is_terminal in (False, True):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda answer=is_terminal: answer, raising=False)
+        run(*sources, "--weights", reads, "--output", tmp_path / f"out{is_terminal}", "--precision", "bfloat16")
+        captured = capsys.readouterr()
+        lines = captured.out.splitlines()
+        assert len(lines) == (3 if is_terminal else 6) and "probe" not in captured.err
+        for source in sources:
+            quality = reader.read(read_photo(source).pixels).quality
+            assert f"{source}: JPEG quality about {quality:.0f} +- 6" in lines
+    written = {re.fullmatch(r".*: JPEG quality about (\d+) \+- 6", line)[1] for line in lines}
+    assert len(written) == 3  # not one number for all
+
+
+@pytest.mark.parametrize("has_color_network", [False, True])
+def test_without_weights_each_photo_gets_the_network_for_its_kind(
+    has_color_network: bool, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    save_constant(folder / "fast_tiny_gray.safetensors", channels=1, reading=20)
+    if has_color_network:
+        save_constant(folder / "fast_tiny_color.safetensors", channels=3, reading=70)
+    monkeypatch.setattr(published, "WEIGHTS_DIR", folder)
+    gray, color = photo(tmp_path / "gray.png", 9, 12), photo(tmp_path / "color.png", 9, 12, 3)
+    script.main(["restore", str(gray), str(color), "--output", str(tmp_path / "out"), "--device", "cpu"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{gray}: JPEG quality about 20 +- 6" and lines[1].endswith(" s  gray")
+    assert lines[2] == f"{color}: JPEG quality about {70 if has_color_network else 20} +- 6"
+    assert lines[3].endswith(" s  colour" if has_color_network else "luma restored, chroma as it was")
+
+
+def test_overwrite_replaces_outputs(run: Callable, refusal: Callable, tmp_path: Path) -> None:
+    source, output = photo(tmp_path / "a.jpg", 8, 8), photo(tmp_path / "out" / "a.png", 3, 3)
+    assert "a.png exists (the output); add --overwrite" in refusal(source, "--output", tmp_path / "out")
+    run(source, "--output", tmp_path / "out", "--overwrite")
+    with Image.open(output) as replaced:
+        assert replaced.size == (8, 8)
+
+
+def test_mistakes_end_before_any_work(refusal: Callable, tmp_path: Path) -> None:
+    source = photo(tmp_path / "a.png", 8, 8)
+    out = tmp_path / "out"
+    (tmp_path / "empty").mkdir()
+    assert "(it is a file)" in refusal(source, "--output", source)
+    assert "(Not a directory)" in refusal(source, "--output", source / "below")
+    assert "is an input and would be replaced" in refusal(source, "--output", tmp_path, "--overwrite")
+    assert "nowhere.jpg does not exist" in refusal(tmp_path / "nowhere.jpg", "--output", out)
+    assert "empty holds no photos" in refusal(tmp_path / "empty", "--output", out)
+    assert "multiple of 32 pixels and at least 96, got 100" in refusal(source, "--output", out, "--tile", 100)
+    assert "no weights 'unknown'" in refusal(source, "--output", out, "--weights", "unknown")
+    assert "--output" in refusal(source)
+
+
+def test_a_terminal_gets_a_bar_instead_of_lines(
+    run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = photo(tmp_path / "a.png", 200, 100)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    run(source, "--output", tmp_path / "out", "--tile", 96)
+    captured = capsys.readouterr()
+    assert captured.out == "" and "a.png: 100%" in captured.err and "1.0/1 photos" in captured.err

@@ -1,0 +1,142 @@
+"""`test.py describe`, `publish` and `probe`: what a weight file holds, its half-size copy, its copy with a probe."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import test as script
+from cqe.encoder import QualityEncoder
+from cqe.quality import QualityReader
+from cqe.weights import load_encoder, load_probe, save_encoder
+from data.jpeg import compress
+from restoration.networks import FastOptions, NetworkConfig, build_restorer
+from restoration.networks.restorer import Restorer
+from restoration.weights import load_restorer, save_restorer
+from tests.synthetic import make_data_root, picture
+
+NETWORK = NetworkConfig("fast", fast=FastOptions(widths=(4, 6, 8), blocks_down=(1, 0, 1), blocks_up=(0, 1, 1)))
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    restorer = build_restorer(NETWORK, QualityEncoder(1, width=2), 1)
+    with torch.no_grad():
+        for parameter in restorer.parameters():
+            parameter.copy_(0.1 * torch.randn_like(parameter))
+    save_restorer(restorer, NETWORK, tmp_path / "restorer.safetensors")
+    return tmp_path / "restorer.safetensors"
+
+
+def counted_gmac(restorer: Restorer) -> float:
+    """Multiply-accumulates of all convolutions at 256x256, layer by layer."""
+    total = 0
+
+    def count(layer: nn.Conv2d, inputs: tuple, output: torch.Tensor) -> None:
+        nonlocal total
+        total += layer.weight.numel() * output.shape[-2] * output.shape[-1]
+
+    for module in restorer.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        restorer(torch.zeros(1, 1, 256, 256))
+    return total / 1e9
+
+
+def test_describe_counts_parameters_and_arithmetic(weights: Path, capsys) -> None:
+    script.main(["describe", "--weights", str(weights)])
+    lines = capsys.readouterr().out.splitlines()
+    restorer = load_restorer(weights)
+    assert lines[0] == "FastRestorer, 1 channel(s)"
+    assert lines[1].startswith(f"{sum(p.numel() for p in restorer.parameters()) / 1e6:.2f} M parameters")
+    assert lines[2] == f"{counted_gmac(restorer):.2f} GMAC at 256x256"
+
+
+def test_describe_measures_speed_only_when_asked(weights: Path, capsys) -> None:
+    options = ["describe", "--weights", str(weights), "--device", "cpu"]
+    script.main(options)
+    assert "megapixels" not in capsys.readouterr().out
+    script.main([*options, "--speed", "--size", "40"])
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(r"[\d.e-]+ megapixels/s \(cpu, 1 threads, float32, 40x40\)", line)
+
+
+def test_describe_refuses_a_size_that_fits_no_memory(capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        script.main(["describe", "--weights", "fast_tiny_gray", "--speed", "--size", "4097"])
+    assert stop.value.code == 2 and "--size: must be at most 4096 pixels, got 4097" in capsys.readouterr().err
+
+
+def test_publish_halves_the_file_and_rounds_to_float16(weights: Path, tmp_path: Path, capsys) -> None:
+    half = tmp_path / "half.safetensors"
+    script.main(["publish", "--weights", str(weights), "--output", str(half)])
+    assert script.sha256(half) in capsys.readouterr().out
+    assert half.stat().st_size < 0.7 * weights.stat().st_size
+    for (name, value), rounded in zip(
+        load_restorer(weights).state_dict().items(), load_restorer(half).state_dict().values(), strict=True
+    ):
+        expected = value.half().float() if value.is_floating_point() else value
+        torch.testing.assert_close(rounded, expected, rtol=0, atol=0, msg=name)
+
+
+def test_publish_refuses_what_is_no_restorer(tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        script.main(["publish", "--weights", str(tmp_path / "none.safetensors"), "--output", str(tmp_path / "x")])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_probe_adds_what_reads_qualities_off_an_encoder(tmp_path: Path, capsys) -> None:
+    root = make_data_root(tmp_path, num_train=4)
+    encoder = QualityEncoder(1, width=8, remove_local_mean=True).eval()
+    save_encoder(encoder, tmp_path / "encoder.safetensors")
+    output = tmp_path / "new" / "encoder.safetensors"
+    options = ["--weights", str(tmp_path / "encoder.safetensors"), "--data-root", str(root), "--device", "cpu"]
+    script.main(["probe", *options, "--output", str(output)])
+    assert capsys.readouterr().out.startswith(f"{output}: probe fitted to 400 crops of 4 photos; error of one crop of")
+    torch.testing.assert_close(load_encoder(output).state_dict(), encoder.state_dict(), rtol=0, atol=0)
+    reader = QualityReader(load_encoder(output), load_probe(output))
+    seen = picture(48, 48, seed=0)  # one of those that it was fitted to; an untrained encoder is no help with others
+    qualities = [reader.read(compress(seen, quality)).quality for quality in (5, 50, 95)]
+    assert qualities == sorted(qualities) and qualities[0] < 20 and qualities[2] > 80
+
+
+def test_probe_leaves_a_half_precision_network_as_it_is(weights: Path, tmp_path: Path) -> None:
+    half, output = tmp_path / "half.safetensors", tmp_path / "probe.safetensors"
+    script.main(["publish", "--weights", str(weights), "--output", str(half)])
+    photos = str(make_data_root(tmp_path, num_train=2) / "bsds500" / "train")
+    script.main(["probe", "--weights", str(half), "--images", photos, "--output", str(output)])
+    before, after = load_file(half), load_file(output)
+    assert {name for name in after if not name.startswith("probe.")} == set(before)
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, rtol=0, atol=0)
+    assert load_probe(output) is not None
+
+
+def test_probe_refuses_images_for_choosing_and_reporting_and_other_files(weights: Path, tmp_path: Path, capsys) -> None:
+    root, output = make_data_root(tmp_path), tmp_path / "out.safetensors"
+    for split in ("val", "test"):
+        folder = str(root / "bsds500" / split)
+        refuse(
+            ["--weights", str(weights), "--images", folder, "--output", str(output)], f"BSDS500 {split} split", capsys
+        )
+    refuse(["--weights", str(weights), "--output", str(tmp_path / "out.pth")], "kept in .safetensors files", capsys)
+    refuse(["--weights", "no_such", "--output", str(output)], "no weights 'no_such'", capsys)
+    refuse(["--weights", str(weights), "--images", str(root / "x"), "--output", str(output)], "does not exist", capsys)
+    assert not output.exists()
+    before = weights.read_bytes()
+    refuse(["--weights", str(weights), "--output", str(weights)], "is the file of --weights; name a new one", capsys)
+    assert weights.read_bytes() == before
+
+
+def refuse(options: list[str], message: str, capsys) -> None:
+    """Run `probe`, which must end with status 2 and one line that holds `message`."""
+    with pytest.raises(SystemExit) as stop:
+        script.main(["probe", *options])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and message in error and error.count("\n") == 1, error

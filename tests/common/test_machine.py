@@ -1,0 +1,58 @@
+"""Choosing bfloat16 or float32."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.machine import autocast, choose_precision, convolutions_tried_out, cpu_has_bfloat16
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "expected"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu avx2 avx512f\n", False),
+        ("processor\t: 0\nflags\t\t: fpu avx512f avx512_bf16\n", True),
+        ("flags\t\t: fpu amx_bf16 amx_tile\n", True),
+        ("Features\t: fp asimd bf16 i8mm\n", True),
+        ("Features\t: fp asimd\n", False),
+        ("", False),
+    ],
+)
+def test_bfloat16_is_read_from_the_cpu_flags(cpuinfo: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda path: cpuinfo)
+    assert cpu_has_bfloat16() is expected
+    assert choose_precision("auto", CPU) == (torch.bfloat16 if expected else torch.float32)
+
+
+def test_without_cpu_information_float32_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(path: Path) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    assert choose_precision("auto", CPU) == torch.float32
+
+
+def test_a_named_precision_is_taken_and_another_refused() -> None:
+    assert choose_precision("bfloat16", CPU) == torch.bfloat16
+    assert choose_precision("float32", CPU) == torch.float32
+    with pytest.raises(ValueError, match="precision must be auto, float32 or bfloat16, got 'half'"):
+        choose_precision("half", CPU)
+
+
+def test_autocast_computes_in_the_chosen_type() -> None:
+    x = torch.randn(4, 4)
+    for dtype in (torch.float32, torch.bfloat16):
+        with autocast(CPU, dtype):
+            assert (x @ x).dtype == dtype
+
+
+def test_algorithms_are_tried_out_where_asked_for_and_nowhere_else() -> None:
+    assert not torch.backends.cudnn.benchmark
+    with convolutions_tried_out(True):
+        with convolutions_tried_out(False):
+            assert not torch.backends.cudnn.benchmark
+        assert torch.backends.cudnn.benchmark
+    assert not torch.backends.cudnn.benchmark

@@ -1,0 +1,244 @@
+"""Configuration: what wins over what, and that every mistake is refused in one line naming file or key."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from engine.config import OptimConfig, TrainerConfig, parse_config, save_config, to_dict
+from tests.places import CONFIGS
+from train_cqe import CqeConfig
+from train_restorer import RestorerConfig
+
+CLASSES = {"cqe": CqeConfig, "restorer": RestorerConfig}
+MINIMAL = "trainer: {run_dir: runs/x}\n"
+
+
+@pytest.fixture
+def parse(tmp_path: Path):
+    """Parse a stage 1 config from YAML text and a command line."""
+
+    def parse_text(text: str, *arguments: str, config_class: type = CqeConfig):
+        file = tmp_path / "config.yaml"
+        file.write_text(text)
+        return parse_config(config_class, ["--config", str(file), *arguments])
+
+    return parse_text
+
+
+def test_command_line_wins_over_yaml_and_yaml_over_defaults(parse) -> None:
+    config = parse(MINIMAL + "optim: {lr: 0.5, weight_decay: 0.25}\n", "--optim.lr", "0.125")
+    assert (config.optim.lr, config.optim.weight_decay) == (0.125, 0.25)
+    assert config.optim.final_lr_ratio == OptimConfig().final_lr_ratio
+    assert config.trainer == TrainerConfig(run_dir="runs/x")
+
+
+def test_the_order_of_file_and_options_decides_nothing_in_favour_of_an_earlier_file(tmp_path: Path) -> None:
+    for name, rate in (("first", 0.5), ("second", 0.25)):
+        (tmp_path / name).write_text(MINIMAL + f"optim: {{lr: {rate}}}\n")
+    config = parse_config(CqeConfig, ["--config", str(tmp_path / "first"), f"--config={tmp_path / 'second'}"])
+    assert config.optim.lr == 0.25
+
+
+def test_a_config_needs_no_file() -> None:
+    assert parse_config(CqeConfig, ["--trainer.run_dir=a", "--moco.queue_length", "16"]).moco.queue_length == 16
+
+
+@pytest.mark.parametrize("number", ["1e-4", "1.0e-4", "0.0001"])
+def test_floats_may_be_written_in_any_notation(parse, number: str) -> None:
+    assert parse(MINIMAL + f"optim: {{lr: {number}}}\n").optim.lr == 1e-4
+    assert parse(MINIMAL, "--optim.lr", number).optim.lr == 1e-4
+
+
+def test_resume_is_short_for_its_key(parse) -> None:
+    assert not parse(MINIMAL).trainer.resume
+    assert parse(MINIMAL, "--resume").trainer.resume
+    assert parse(MINIMAL, "--trainer.resume", "true").trainer.resume
+
+
+def test_lists_are_replaced_and_tuples_keep_their_length(parse) -> None:
+    config = parse(MINIMAL + "data: {train: [a, b]}\noptim: {betas: [0.5, 0.75]}\n", "--data.train", "[c]")
+    assert config.data.train == ["c"] and config.optim.betas == (0.5, 0.75)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("optm: {lr: 1}", r"unknown key 'optm' in \S+config\.yaml; did you mean 'optim'\?"),
+        ("optim: {lrr: 1}", r"unknown key 'optim\.lrr' in \S+config\.yaml; did you mean 'lr'\?"),
+        ("moco: {zzz: 1}", r"unknown key 'moco\.zzz' in \S+; known keys: queue_length, momentum, temperature, equal_"),
+        ("1: 2", r"unknown key '1' in \S+config\.yaml"),
+        ("optim: {lr: 1, lr: 2}", r"config\.yaml is not valid YAML: key 'lr' is given twice \(again in line 2\)"),
+        ("trainer: {run_dir: b}", r"config\.yaml is not valid YAML: key 'trainer' is given twice \(again in line 2\)"),
+        ("optim: 5", r"'optim' in \S+config\.yaml must be a section with keys, got 5"),
+        ("optim:", r"'optim' in \S+config\.yaml must be a section with keys, got None"),
+        ("optim: {lr: fast}", r"optim\.lr.*Expected a float.*fast.*config\.yaml"),
+        ("data: {channels: 1.5}", r"data\.channels.*Expected a int.*1\.5.*config\.yaml"),
+        ("data: {val: no}", r"data\.val.*Expected a str.*False.*config\.yaml"),
+        ("data: {val: 5}", r"data\.val.*Expected a str.*5.*config\.yaml"),
+        ("data: {train: [no]}", r"data\.train.*Expected a str.*False.*config\.yaml"),
+        ("data: {train: bsds500}", r"data\.train.*Expected a list.*bsds500.*config\.yaml"),
+        ("optim: {betas: [0.1]}", r"optim\.betas.*tuple with 2 elements.*config\.yaml"),
+        ("optim: {schedule: step}", r"optim\.schedule.*constant.*cosine.*step.*config\.yaml"),
+        ("optim: {lr: -1}", r"optim\.lr must be > 0, got -1\.0 \(\S+config\.yaml\)"),
+        ("optim: {lr: .nan}", r"optim\.lr.*nan.*config\.yaml"),
+        ("optim: {betas: [0.1, 2]}", r"optim\.betas must be at least 0 and below 1.*config\.yaml"),
+        ("optim: {weight_decay: -1}", r"optim\.weight_decay.*0 or more.*config\.yaml"),
+        ("optim: {grad_clip_norm: 0}", r"optim\.grad_clip_norm must be > 0 or null.*config\.yaml"),
+        ("optim: {ema_decay: 1}", r"optim\.ema_decay must be between 0 and 1.*config\.yaml"),
+        ("encoder: {width: 0}", r"encoder\.width must be at least 8, got 0.*config\.yaml"),
+        ("moco: {momentum: 2}", r"moco\.momentum must be within 0\.\.1, got 2\.0.*config\.yaml"),
+        ("moco: {temperature: 0}", r"moco\.temperature must be > 0, got 0\.0.*config\.yaml"),
+        (
+            "moco: {queue_length: 100}",
+            r"moco\.queue_length \(100\) must be a multiple of the 8 pairs of a step: data\.b",
+        ),
+        (
+            "pairs: {qualities_per_image: 3}",
+            r"moco\.queue_length \(65536\) must be a multiple of the 24 pairs of a step: data\.batch_size \(8\) x "
+            r"pairs\.qualities_per_image \(3\)",
+        ),
+        ("moco: {equal_qualities: kept}", r"moco\.equal_qualities.*negatives.*skipped.*positives.*kept.*config\.yaml"),
+        ("objective: cluster", r"objective.*contrast.*labels.*cluster.*config\.yaml"),
+        ("pairs: {share: 1}", r"unknown key 'pairs\.share' in \S+config\.yaml; did you mean 'double_share'\?"),
+        ("pairs: {qualities_per_image: 0}", r"pairs\.qualities_per_image must be at least 1, got 0.*config\.yaml"),
+        ("pairs: {double_share: 1.5}", r"pairs\.double_share and .* at most 1 together, got 1\.5 and 0\.0.*config\.ya"),
+        ("pairs: {resized_share: .nan}", r"pairs\.double_share and .* at most 1 together, got 0\.0 and nan.*config\.y"),
+        ("pairs: {scales: [0.7, 0.6]}", r"pairs\.scales must be two numbers in order, within 0\.5\.\.1.*config\.yaml"),
+        ("pairs: {second_qualities: [0]}", r"pairs\.second_qualities: '0' is no quality within 1\.\.100.*config\.yaml"),
+        ("? [a]\n: b", r"config\.yaml is not valid YAML: .*unhashable key"),
+        ("a: [b", r"config\.yaml is not valid YAML: .*expected"),
+    ],
+)
+def test_a_mistake_in_the_yaml_is_one_line_naming_file_or_key(parse, text: str, complaint: str) -> None:
+    assert_one_line(complaint, lambda: parse(MINIMAL + text + "\n"))
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", r"must hold sections .* got NoneType"),
+        (b"- a\n- b\n", r"must hold sections .* got list"),
+        (b"just words", r"must hold sections .* got str"),
+        (b"\x89PNG\r\n\x1a\n\xff", r"is not a text file; --config takes a YAML file"),
+        (b"a\x00b", r"is not valid YAML"),
+    ],
+)
+def test_a_file_that_is_no_config_is_named(tmp_path: Path, content: bytes, complaint: str) -> None:
+    (tmp_path / "c.yaml").write_bytes(content)
+    assert_one_line(rf"c\.yaml {complaint}", lambda: parse_config(CqeConfig, ["--config", str(tmp_path / "c.yaml")]))
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.yaml", tmp_path):
+        with pytest.raises(FileNotFoundError, match=re.escape(f"no config file {path}; see configs/")):
+            parse_config(CqeConfig, [f"--config={path}"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--optm.lr", "1"], r"unknown option '--optm\.lr'; did you mean 'optim\.lr'\?"),
+        (["--optim.lrr=1"], r"unknown option '--optim\.lrr=1'; did you mean 'optim\.lr'\?"),
+        (["--trainer.res", "true"], r"unknown option '--trainer\.res'; did you mean 'trainer\.resume'\?"),
+        (["stray"], r"unknown option 'stray'"),
+        (["--optim.lr"], r"--optim\.lr: expected one argument"),
+        (["--optim.lr", "fast"], r"optim\.lr.*Expected a float.*fast"),
+        (["--trainer.precision", "half"], r"trainer\.precision.*float32.*half"),
+        (["--trainer.epochs", "0"], r"trainer\.epochs must be > 0, got 0"),
+        (["--trainer.max_minutes", "-1"], r"trainer\.max_minutes must be > 0, got -1\.0"),
+        (["--trainer.save_every_minutes", "0"], r"trainer\.save_every_minutes must be > 0, got 0\.0"),
+        (["--trainer.compile", "maybe"], r"trainer\.compile.*maybe"),
+        (["--trainer.seed", "-1"], r"trainer\.seed must be 0 or more, got -1"),
+        (["--config"], r"--config: expected one argument"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(parse, arguments: list[str], complaint: str) -> None:
+    assert_one_line(complaint, lambda: parse(MINIMAL, *arguments))
+
+
+def test_a_required_key_is_asked_for(parse) -> None:
+    assert_one_line(r"trainer\.run_dir is required", lambda: parse("trainer: {epochs: 3}\n"))
+    assert_one_line(r"trainer\.run_dir is required", lambda: parse_config(CqeConfig, []))
+    assert_one_line(r"encoder is required", lambda: parse(MINIMAL, config_class=RestorerConfig))
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("network: {name: slow}", r"network\.name.*paper.*fast.*slow"),
+        ("network: {fst: {}}", r"unknown key 'network\.fst' in \S+; did you mean 'fast'\?"),
+        ("network: {fast: {widths: [1, 2]}}", r"network\.fast\.widths.*tuple with 3 elements"),
+        ("network: {fast: {widths: [0, 1, 1]}}", r"network\.fast\.widths must be at least 1"),
+        ("network: {fast: {fusion_hidden_ratio: 0}}", r"network\.fast\.fusion_hidden_ratio must be > 0"),
+        ("loss: {fft_weight: -1}", r"loss\.fft_weight must be 0 or more"),
+        ("validation: {qualities: [0]}", r"qualities: '0' is no quality within 1\.\.100"),
+        ("validation: {num_images: 0}", r"validation\.num_images must be at least 1 or null, got 0"),
+    ],
+)
+def test_mistakes_in_stage_2_sections_are_one_line(parse, text: str, complaint: str) -> None:
+    assert_one_line(complaint, lambda: parse(f"{MINIMAL}encoder: e\n{text}\n", config_class=RestorerConfig))
+
+
+def test_the_resolved_config_reads_back_as_the_same(tmp_path: Path) -> None:
+    arguments = ["--trainer.run_dir=a", "--encoder=e", "--optim.lr=1e-5", "--network.fast.widths=[1,2,3]"]
+    config = parse_config(RestorerConfig, arguments)
+    save_config(config, tmp_path / "resolved.yaml")
+    assert parse_config(RestorerConfig, [f"--config={tmp_path / 'resolved.yaml'}"]) == config
+    assert yaml.safe_load((tmp_path / "resolved.yaml").read_text()) == to_dict(config)
+
+
+def test_configs_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        OptimConfig().lr = 1.0
+
+
+OVERLAYS = {"smoke", "supervised", "design"}  # laid over another config
+SHIPPED = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.stem not in OVERLAYS)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("is_smoke", [False, True], ids=["full", "smoke"])
+def test_shipped_configs_parse_for_their_script_alone_and_as_a_smoke_run(
+    path: Path, is_smoke: bool, tmp_path: Path
+) -> None:
+    arguments = [f"--config={path}", *([f"--config={path.with_stem('smoke')}"] if is_smoke else [])]
+    if path.parent.name == "restorer":
+        arguments.append("--encoder=encoder.safetensors")
+    config = parse_config(CLASSES[path.parent.name], arguments)
+    save_config(config, tmp_path / "resolved.yaml")
+    assert parse_config(type(config), [f"--config={tmp_path / 'resolved.yaml'}"]) == config
+    if is_smoke:
+        assert config.trainer.max_steps <= 5 and "smoke" in config.trainer.run_dir
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_shipped_configs_say_how_they_are_run(path: Path) -> None:
+    header = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
+    script = {"cqe": "train_cqe.py", "restorer": "train_restorer.py"}[path.parent.name]
+    assert f"{script} --config configs/{path.parent.name}/{path.name}" in header or path.stem == "quickstart"
+
+
+@pytest.mark.parametrize("path", [path for path in SHIPPED if path.parent.name == "cqe"], ids=lambda path: path.stem)
+def test_the_supervised_overlay_changes_the_objective_alone(path: Path) -> None:
+    overlay = path.with_stem("supervised")
+    labels = to_dict(parse_config(CqeConfig, [f"--config={path}", f"--config={overlay}"]))
+    contrast = to_dict(parse_config(CqeConfig, [f"--config={path}"]))
+    assert (labels.pop("objective"), contrast.pop("objective")) == ("labels", "contrast")
+    assert labels["trainer"].pop("run_dir") != contrast["trainer"].pop("run_dir")
+    assert labels == contrast
+
+
+def test_the_design_overlay_parses_over_its_config_and_changes_neither_loss_nor_schedule() -> None:
+    tiny, overlay = (f"--config={CONFIGS / 'restorer' / name}.yaml" for name in ("fast_tiny_gray", "design"))
+    design, alone = parse_config(RestorerConfig, [tiny, overlay]), parse_config(RestorerConfig, [tiny])
+    assert (design.trainer.max_steps, design.data.patch_size_px) == (1000, 64)
+    assert design.loss == alone.loss and design.optim.lr == alone.optim.lr and not design.initial_weights
+
+
+def assert_one_line(complaint: str, parse) -> None:
+    with pytest.raises(ValueError, match=complaint) as caught:
+        parse()
+    assert "\n" not in str(caught.value)

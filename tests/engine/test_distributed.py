@@ -1,0 +1,137 @@
+"""Two gloo processes equal one: losses, weights, and the queue of keys."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import train_restorer
+from cqe.encoder import QualityEncoder
+from cqe.weights import save_encoder
+from engine.checkpoint import load_checkpoint
+from engine.config import parse_config
+from engine.distributed import (
+    Process,
+    choose_device,
+    gather_rows,
+    largest_over_ranks,
+    mean_over_ranks,
+    process_group,
+    wait_for_all,
+)
+from tests.distributed_worker import EQUAL_QUALITIES, contrast_steps
+from tests.places import ROOT
+from tests.synthetic import cqe_settings, make_data_root, restorer_settings, write_config
+
+NUM_STEPS = 5
+
+
+def test_one_process_needs_no_group() -> None:
+    rows = torch.rand(3, 2)
+    assert gather_rows(rows) is rows and mean_over_ranks(rows) is rows
+    assert largest_over_ranks(0.5, True) == [0.5, True]
+    wait_for_all()
+    with process_group("cpu") as process:
+        assert process == Process(0, 1, torch.device("cpu")) and process.is_main
+    assert not Process(1, 2, torch.device("cpu")).is_main
+
+
+def test_devices_have_names() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(ValueError, match="device must be auto, cuda or cpu, got 'tpu'"):
+        choose_device("tpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which two processes have trained both stages (`pair`, `pair_cqe`), and one the second (`alone`)."""
+    folder = tmp_path_factory.mktemp("distributed")
+    root = make_data_root(folder / "data")
+    torch.manual_seed(0)
+    encoder = QualityEncoder(1, width=8, remove_local_mean=True)
+    encoder(torch.rand(8, 1, 32, 32))
+    save_encoder(encoder, folder / "encoder.safetensors")
+    limits = {"max_steps": NUM_STEPS, "validate_every_steps": 100}
+    for name in ("alone", "pair"):
+        settings = restorer_settings(root, folder / name, folder / "encoder.safetensors", **limits)
+        write_config(folder / f"{name}.yaml", settings)
+    pairs = {"qualities_per_image": 2}
+    moco = {"queue_length": 16, "momentum": 0.9, "temperature": 0.2, "equal_qualities": "positives"}
+    encoder_settings = cqe_settings(root, folder / "pair_cqe", **limits) | {"pairs": pairs, "moco": moco}
+    write_config(folder / "pair_cqe.yaml", encoder_settings)
+
+    train_restorer.run(
+        parse_config(train_restorer.RestorerConfig, ["--config", str(folder / "alone.yaml")]),
+        Process(0, 1, torch.device("cpu")),
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    worker = [ROOT / "tests" / "distributed_worker.py", folder / "pair.yaml", folder / "pair_cqe.yaml", folder]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launcher, *map(str, worker)], capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ranks(folder: Path) -> list[dict]:
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+@pytest.mark.ddp
+def test_gathered_rows_are_in_rank_order_and_means_and_maxima_are_over_ranks(ranks: list[dict]) -> None:
+    expected = torch.tensor([[0.0] * 3] * 2 + [[1.0] * 3] * 2)
+    for rank in ranks:
+        torch.testing.assert_close(rank["gathered"], expected, rtol=0, atol=0)
+        torch.testing.assert_close(rank["mean"], torch.tensor([0.5, 4.0]), rtol=0, atol=0)
+        assert rank["largest"] == [1.0, 0.0, 1.0]
+
+
+@pytest.mark.ddp
+def test_two_processes_train_the_restorer_as_one_does(folder: Path, ranks: list[dict]) -> None:
+    alone, pair = (load_checkpoint(folder / name / "checkpoint.pt", stage="restorer") for name in ("alone", "pair"))
+    # Gradients are summed in another order in float32, and Adam divides by their size: 1e-6 is a thousandth of a step.
+    for part in ("module", "average"):
+        torch.testing.assert_close(pair[part], alone[part], rtol=0, atol=1e-6)
+    for rank in ranks:
+        torch.testing.assert_close(dict(rank["restorer"]), dict(pair["module"]), rtol=0, atol=0)
+    assert losses(folder / "pair") == pytest.approx(losses(folder / "alone"), rel=2e-4)  # four digits are logged
+    assert len(losses(folder / "pair")) == NUM_STEPS
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("mode", EQUAL_QUALITIES)
+def test_two_processes_contrast_as_one_does(ranks: list[dict], mode: str) -> None:
+    alone = contrast_steps(mode, Process(0, 1, torch.device("cpu")))
+    assert alone["losses"].isfinite().all() and alone["gradients"].any()
+    for rank in ranks:
+        # Sums over the batch are taken in another order in float32; a loss is about 2, a gradient of it likewise.
+        torch.testing.assert_close(rank["contrast"][mode], alone, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ranks[0]["contrast"], ranks[1]["contrast"], rtol=0, atol=0)
+
+
+@pytest.mark.ddp
+def test_both_processes_keep_the_queue_of_all_keys_in_rank_order(ranks: list[dict]) -> None:
+    for kept, seen in (("queue", "keys"), ("queue_quality", "qualities")):
+        queue = ranks[0][kept]
+        torch.testing.assert_close(ranks[1][kept], queue, rtol=0, atol=0)
+        rows = torch.cat([rank[seen] for rank in ranks], dim=1)  # (steps, 2 ranks * 2 images * 2 qualities[, D])
+        assert rows.shape[:2] == (NUM_STEPS, 8) and len(queue) == 16
+        # The queue holds two batches: after five steps the last is in its first half and the one before in its second.
+        torch.testing.assert_close(queue, torch.cat([rows[4], rows[3]]), rtol=0, atol=0)
+        assert not torch.equal(ranks[0][seen], ranks[1][seen])
+
+
+@pytest.mark.ddp
+def test_both_processes_keep_the_same_encoders(ranks: list[dict]) -> None:
+    for part in ("query_encoder", "key_encoder"):
+        torch.testing.assert_close(ranks[1][part], ranks[0][part], rtol=0, atol=0)
+
+
+def losses(run_dir: Path) -> list[float]:
+    """The total loss of each logged step; over two processes, their mean."""
+    return [float(total) for total in re.findall(r"step \d+: total ([\d.]+)", (run_dir / "log.txt").read_text())]

@@ -1,0 +1,140 @@
+"""Weight files: exact round trips, and files that do not fit named in one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from cqe.encoder import QualityEncoder
+from cqe.weights import load_encoder, save_encoder
+from engine.weight_files import METADATA_KEY, load_exactly, read_weights, save_weights
+from restoration.networks import FastOptions, NetworkConfig, build_restorer
+from restoration.weights import load_restorer, save_restorer
+
+FAST = NetworkConfig(name="fast", fast=FastOptions(widths=(4, 6, 8), blocks_down=(1, 0, 1), blocks_up=(1, 1, 0)))
+
+
+@pytest.fixture
+def encoder() -> QualityEncoder:
+    encoder = QualityEncoder(1, width=4, remove_local_mean=True)
+    encoder.bn1.running_mean.uniform_()  # so that statistics are seen to travel too
+    encoder.bn1.num_batches_tracked.fill_(7)
+    return encoder
+
+
+@pytest.fixture
+def encoder_file(encoder: QualityEncoder, tmp_path: Path) -> Path:
+    save_encoder(encoder, tmp_path / "encoder.safetensors")
+    return tmp_path / "encoder.safetensors"
+
+
+def test_an_encoder_comes_back_exactly_and_in_eval_mode(encoder: QualityEncoder, encoder_file: Path) -> None:
+    loaded = load_encoder(encoder_file, channels=1)
+    assert not loaded.training and loaded.remove_local_mean
+    torch.testing.assert_close(loaded.state_dict(), encoder.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_restorer_comes_back_exactly_with_its_encoder_and_options(tmp_path: Path, channels: int) -> None:
+    restorer = build_restorer(FAST, QualityEncoder(channels, width=4, remove_local_mean=True), channels)
+    save_restorer(restorer, FAST, tmp_path / "r.safetensors")
+    loaded = load_restorer(tmp_path / "r.safetensors", channels=channels)
+    assert not loaded.training and loaded.channels == channels
+    assert not any(parameter.requires_grad for parameter in loaded.encoder.parameters())
+    torch.testing.assert_close(loaded.state_dict(), restorer.state_dict(), rtol=0, atol=0)
+
+
+def test_half_precision_rounds_to_float16_and_comes_back_as_float32(tmp_path: Path) -> None:
+    tensors = {"w": torch.randn(50), "count": torch.tensor(100_000)}  # the integer does not fit float16
+    save_weights(tmp_path / "w.safetensors", tensors, kind="restorer", architecture={}, is_half=True)
+    loaded, _ = read_weights(tmp_path / "w.safetensors", kind="restorer")
+    assert loaded["w"].dtype == torch.float32
+    torch.testing.assert_close(loaded["w"], tensors["w"].half().float(), rtol=0, atol=0)
+    assert load_file(tmp_path / "w.safetensors")["w"].dtype == torch.float16
+    assert loaded["count"] == 100_000
+
+
+def test_the_wrong_kind_is_refused(encoder_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"encoder\.safetensors holds a quality encoder \(stage 1\), but a restoration"
+    ):
+        load_restorer(encoder_file)
+    restorer = build_restorer(FAST, QualityEncoder(1, width=4), 1)
+    save_restorer(restorer, FAST, tmp_path / "r.safetensors")
+    with pytest.raises(ValueError, match=r"r\.safetensors holds a restoration network \(stage 2\), but a quality enc"):
+        load_encoder(tmp_path / "r.safetensors", channels=1)
+
+
+def test_the_wrong_channels_are_refused(encoder_file: Path) -> None:
+    with pytest.raises(ValueError, match=r"encoder for 1-channel images, but 3 channel\(s\) are needed"):
+        load_encoder(encoder_file, channels=3)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+def test_a_truncated_file_is_named(encoder_file: Path, share: float) -> None:
+    content = encoder_file.read_bytes()
+    encoder_file.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(ValueError, match=r"encoder\.safetensors cannot be read, it is truncated") as caught:
+        load_encoder(encoder_file, channels=1)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.safetensors", tmp_path):
+        with pytest.raises(FileNotFoundError, match=f"no weight file {path}"):
+            read_weights(path, kind="encoder")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        None,
+        {"format": "pt"},
+        {METADATA_KEY: "a fine network"},
+        {METADATA_KEY: json.dumps({"kind": "classifier", "architecture": {}})},
+        {METADATA_KEY: json.dumps({"kind": "encoder"})},
+        {METADATA_KEY: json.dumps(["encoder"])},
+    ],
+)
+def test_files_of_other_programs_are_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
+    save_file({"w": torch.zeros(2)}, tmp_path / "other.safetensors", metadata=metadata)
+    with pytest.raises(ValueError, match=r"other\.safetensors does not say what network it is for"):
+        read_weights(tmp_path / "other.safetensors", kind="encoder")
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (
+            lambda tensors: tensors.pop("layer1.0.conv1.weight"),
+            r"e\.safetensors lacks tensor 'layer1\.0\.conv1\.weight'",
+        ),
+        (lambda tensors: tensors.update(extra=torch.zeros(1)), r"e\.safetensors has an unknown tensor 'extra'"),
+        (
+            lambda tensors: tensors.update({"bn1.bias": torch.zeros(5)}),
+            r"e\.safetensors: tensor 'bn1\.bias' is \(5,\), the network needs \(4,\)",
+        ),
+    ],
+)
+def test_a_tensor_that_does_not_fit_is_named(encoder: QualityEncoder, change, complaint: str) -> None:
+    tensors = dict(encoder.state_dict())
+    change(tensors)
+    with pytest.raises(ValueError, match=complaint):
+        load_exactly(encoder, tensors, "e.safetensors")
+
+
+def test_a_failed_save_leaves_the_old_file_and_nothing_else(
+    encoder: QualityEncoder, encoder_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = encoder_file.read_bytes()
+
+    def fail(tensors: dict, file: Path, metadata: dict) -> None:
+        Path(file).write_bytes(b"half of it")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("engine.weight_files.save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_encoder(encoder, encoder_file)
+    assert encoder_file.read_bytes() == before and list(encoder_file.parent.iterdir()) == [encoder_file]

@@ -1,0 +1,154 @@
+"""Tables beside the paper's rows, and output files that are whole or absent."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from evaluation.scores import tables
+from evaluation.scores.metrics import METRICS
+from evaluation.scores.tables import Section
+
+
+def measured(method: str = "ours", *, sets: tuple[str, ...] = ("live1",), qualities: tuple[int, ...] = (10,)) -> dict:
+    scores = {"psnr": 30.126, "ssim": 0.81249, "psnrb": math.inf}
+    gains = {"gain": 0.4, "worst_gain": -0.2, "jpeg": {"psnr": 29.726, "ssim": 0.7805, "psnrb": 27.0}}
+    cell = scores | gains | {"images": {"a": scores | {"gain": -0.2}, "b": scores | {"gain": 1.0}}}
+    return {
+        "method": method,
+        "channels": "gray",
+        "protocol": "as tested",
+        "results": {name: {str(quality): cell for quality in qualities} for name in sets},
+    }
+
+
+def jpeg_as_printed(number: int) -> dict:
+    rows = tables.paper_table(number)["rows"]["JPEG"]
+    results = {
+        name: {str(quality): dict(zip(METRICS, figures, strict=True)) for quality, figures in cells.items()}
+        for name, cells in rows.items()
+    }
+    return {"method": "jpeg", "results": results}
+
+
+def test_printed_tables_cover_their_sets_and_qualities() -> None:
+    luma_sets = ["classic5", "live1", "bsds500"]
+    assert tables.sets_and_qualities(1) == (luma_sets, [10, 20, 30, 40])
+    assert tables.sets_and_qualities(3) == (["live1", "bsds500", "icb"], [10, 20, 30, 40])
+    assert tables.sets_and_qualities(4) == (luma_sets, [15, 25, 35, 45])
+    assert [tables.paper_table(number)["channels"] for number in tables.BUILT_TABLES] == ["gray", "color", "gray"]
+
+
+def test_measured_rows_stand_below_the_papers_with_its_decimals() -> None:
+    (section,) = tables.compare(1, [measured()])
+    assert section.rows[0] == ["method", "figures", "Q10", "Q20", "Q30", "Q40"]
+    assert section.rows[1][:4] == ["JPEG", "printed", "27.77 / 0.773 / 25.33", "30.07 / 0.851 / 27.57"]
+    assert section.rows[-2][0:2] == ["the paper", "printed"]
+    assert section.rows[-1] == ["ours", "measured", "30.13 / 0.812 / inf", "-", "-", "-"]
+
+
+def test_cells_absent_in_print_and_extra_digits_are_kept() -> None:
+    classic5, live1 = tables.compare(1, [measured(sets=("classic5", "live1"))])
+    assert next(row for row in classic5.rows if row[0] == "RDN")[-1] == "-"
+    (table4,) = tables.compare(4, [measured(sets=("classic5",))])
+    figures = ["33.99 / 0.9015 / 33.20", "34.72 / 0.9122 / 33.83"]
+    assert next(row for row in table4.rows if row[0] == "FBCNN")[-2:] == figures
+    assert live1.notes == []
+
+
+def test_doubtful_printed_rows_carry_a_note() -> None:
+    (section,) = tables.compare(1, [measured(sets=("bsds500",))])
+    assert "RNAN and RDN on bsds500" in tables.as_text(section)
+
+
+@pytest.mark.parametrize("number", tables.BUILT_TABLES)
+def test_printed_jpeg_row_agrees_with_itself(number: int) -> None:
+    assert tables.check_jpeg(jpeg_as_printed(number), number) == (36, [])
+
+
+def test_differing_jpeg_figure_is_named() -> None:
+    result = jpeg_as_printed(1)
+    result["results"]["live1"]["20"]["psnr"] += 0.006
+    num_compared, differences = tables.check_jpeg(result, 1)
+    assert (num_compared, differences) == (36, ["live1 Q20 psnr: measured 30.0760, printed 30.07"])
+
+
+def test_agreement_is_to_the_printed_digit() -> None:
+    assert tables.agrees(27.8002, 27.8, "psnr") and not tables.agrees(27.8002, 27.81, "psnr")
+    assert tables.agrees(0.7604, 0.76, "ssim") and not tables.agrees(0.7606, 0.76, "ssim")
+    assert tables.agrees(32.7784, 32.778, "psnr") and not tables.agrees(32.7774, 32.778, "psnr")
+
+
+def test_unknown_table_is_refused() -> None:
+    with pytest.raises(ValueError, match="tables 1 to 5, got 7"):
+        tables.paper_table(7)
+
+
+def test_text_aligns_words_left_and_numbers_right() -> None:
+    section = Section("Title", [["set", "PSNR"], ["live1", "9.50"], ["icb", "30.25"]], ["a note"])
+    assert tables.as_text(section).splitlines() == ["Title", "set     PSNR", "live1   9.50", "icb    30.25", "a note"]
+    section = Section("Gains", [["set", "gain"], ["live1", "+9.50"], ["icb", "-10.25"]], [])
+    assert tables.as_text(section).splitlines() == ["Gains", "set      gain", "live1   +9.50", "icb    -10.25"]
+
+
+def test_markdown_is_a_table_under_its_title() -> None:
+    section = Section("Title", [["set", "PSNR"], ["live1", "9.50"]], ["a note"])
+    assert tables.as_markdown(section) == "**Title**\n\n| set | PSNR |\n|---|---|\n| live1 | 9.50 |\n\na note\n"
+
+
+def test_summary_has_a_row_per_set_and_quality_beside_the_jpeg() -> None:
+    section = tables.summarize(measured(sets=("live1", "icb"), qualities=(10, 20)))
+    assert section.rows[0] == ["set", "quality", "JPEG", "ours", "gain (dB)", "lowest gain (dB)", "images"]
+    assert [row[:2] for row in section.rows[1:]] == [["live1", "10"], ["live1", "20"], ["icb", "10"], ["icb", "20"]]
+    assert section.rows[1][2:] == ["29.73 / 0.780 / 27.00", "30.13 / 0.812 / inf", "+0.40", "-0.20", "2"]
+
+
+def test_summary_says_what_a_set_gains_over_all_qualities_and_which_image_gains_least() -> None:
+    result = measured(sets=("live1", "icb"), qualities=(10, 20))
+    result["results"]["icb"]["20"] = result["results"]["icb"]["20"] | {
+        "images": {"a": {"gain": 3.0}, "b": {"gain": -0.5}}
+    }
+    live1, icb, _ = tables.summarize(result).notes
+    assert live1 == (
+        "live1: PSNR gain over the JPEG, all qualities: mean +0.400 dB; lowest -0.200 dB (a at Q10); below zero: 2 of 4"
+    )
+    assert "mean +0.825 dB" in icb and "lowest -0.500 dB (b at Q20)" in icb
+
+
+def test_json_turns_infinite_figures_into_null() -> None:
+    content = json.loads(tables.as_json({"measured": [measured()]}))
+    cell = content["measured"][0]["results"]["live1"]["10"]
+    assert cell["psnrb"] is None and cell["images"]["b"] == {
+        "psnr": 30.126,
+        "ssim": 0.81249,
+        "psnrb": None,
+        "gain": 1.0,
+    }
+
+
+def test_writing_replaces_a_file_whole_and_leaves_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "out.json"
+    for text in ("first", "second"):
+        tables.check_writable(target)
+        tables.write_text(target, text)
+        assert target.read_text() == text
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "out.json"
+    target.write_text("old")
+    with pytest.raises(UnicodeEncodeError):
+        tables.write_text(target, "half written \ud800")
+    assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
+
+
+def test_unwritable_outputs_are_refused_without_a_trace(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file/out.json cannot be written"):
+        tables.check_writable(tmp_path / "file" / "out.json")
+    with pytest.raises(ValueError, match="is a folder; name a file"):
+        tables.check_writable(tmp_path)
+    tables.check_writable(tmp_path / "new" / "out.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

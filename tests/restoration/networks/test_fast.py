@@ -1,0 +1,203 @@
+"""The fast network: sizes, gradients, reach, precision, and what its options change."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cqe.encoder import QualityEncoder
+from engine.config import parse_config
+from restoration.networks import build_restorer
+from restoration.networks.fast import FastRestorer, GatedBlock
+from tests.places import CONFIGS
+from train_cqe import CqeConfig
+from train_restorer import RestorerConfig
+
+SIZES = [(1, 1), (7, 13), (8, 9), (64, 64)]
+
+
+def small(channels: int = 1, **options) -> FastRestorer:
+    """A narrow network whose last layer is not zero, so that all its parts show in the output."""
+    settings = {"widths": (4, 6, 8), "blocks_down": (1, 1, 1), "blocks_up": (1, 1, 1)} | options
+    network = FastRestorer(QualityEncoder(channels, width=4, remove_local_mean=True), channels, **settings)
+    nn.init.normal_(network.tail.weight, std=0.1)
+    return network.eval()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", SIZES)
+def test_any_size_comes_out_as_it_went_in(channels: int, size: tuple[int, int]) -> None:
+    x = torch.rand(2, channels, *size)
+    with torch.no_grad():
+        restored = small(channels)(x)
+    assert restored.shape == x.shape and restored.isfinite().all() and (restored != x).any()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_untrained_network_returns_its_input(size: tuple[int, int]) -> None:
+    network = FastRestorer(QualityEncoder(1, width=4), 1, widths=(4, 6, 8))
+    x = torch.rand(2, 1, *size)
+    torch.testing.assert_close(network(x), x, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 8, 8), (1, 8, 8)])
+def test_other_channels_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected images of shape \(N, 1, H, W\), got \("):
+        small(1)(torch.rand(shape))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_trainable_parameter_gets_a_gradient_and_the_encoder_none(channels: int) -> None:
+    network = small(channels).train()
+    network(torch.rand(2, channels, 24, 16)).square().mean().backward()
+    for name, parameter in network.named_parameters():
+        if name.startswith("encoder."):
+            assert not parameter.requires_grad and parameter.grad is None, name
+        else:
+            assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
+
+
+def test_after_one_step_from_the_identity_every_parameter_learns() -> None:
+    network = FastRestorer(QualityEncoder(1, width=4), 1, widths=(4, 6, 8))
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(trainable, lr=1e-3)
+    x = torch.rand(2, 1, 16, 16)
+    for _ in range(2):  # the first step moves the last layer alone, whose zeros hide the others
+        optimizer.zero_grad()
+        (network(x) - x.square()).square().mean().backward()
+        optimizer.step()
+    assert all(parameter.grad.any() for parameter in trainable)
+
+
+def test_the_encoder_stays_in_eval_mode() -> None:
+    network = small().train()
+    before = {name: value.clone() for name, value in network.encoder.state_dict().items()}
+    network(torch.rand(2, 1, 16, 16))
+    assert network.training and not any(module.training for module in network.encoder.modules())
+    torch.testing.assert_close(dict(network.encoder.state_dict()), before, rtol=0, atol=0)
+
+
+def test_widths_and_blocks_set_the_size() -> None:
+    def num_parameters(**options) -> int:
+        return sum(parameter.numel() for parameter in small(**options).parameters() if parameter.requires_grad)
+
+    base = num_parameters()
+    for index, width in enumerate((4, 6, 8)):
+        block = 2 * (9 * width * width + width)  # two 3x3 convolutions with bias
+        for option in ("blocks_down", "blocks_up"):
+            counts = tuple(2 if place == index else 1 for place in range(3))
+            assert num_parameters(**{option: counts}) - base == block
+    assert num_parameters(widths=(8, 6, 8)) > base and num_parameters(fusion_hidden_ratio=0.5) < base
+    assert small(blocks_down=(0, 0, 0), blocks_up=(0, 0, 0))(torch.rand(1, 1, 9, 9)).shape == (1, 1, 9, 9)
+
+
+@pytest.mark.parametrize("option", ["widths", "blocks_down", "blocks_up"])
+def test_three_numbers_are_needed(option: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"{option} needs three numbers, for 1/2, 1/4 and 1/8 of the size, got \(1, 2\)"
+    ):
+        small(**{option: (1, 2)})
+
+
+def test_the_shipped_tiny_network_has_at_most_two_million_parameters() -> None:
+    encoder_config = parse_config(CqeConfig, [f"--config={CONFIGS / 'cqe' / 'tiny_gray.yaml'}"]).encoder
+    config = parse_config(
+        RestorerConfig, [f"--config={CONFIGS / 'restorer' / 'fast_tiny_gray.yaml'}", "--encoder=encoder.safetensors"]
+    )
+    encoder = QualityEncoder(1, width=encoder_config.width, remove_local_mean=encoder_config.remove_local_mean)
+    network = build_restorer(config.network, encoder, 1)
+    assert sum(parameter.numel() for parameter in network.parameters()) <= 2_000_000
+
+
+def test_a_pixel_depends_on_a_bounded_neighbourhood() -> None:
+    """How far one pixel is felt, exactly: NaN spreads along every connection, whatever the weights.
+
+    Counted by hand along the longest path, in image pixels, with one block everywhere. Encoder: 4 (local mean)
+    + 1 (first convolution) + 1 (pooling) + 4 * 2 (E1) + 2 + 3 * 4 (E2) + 4 + 3 * 8 (E3) = 56. At 1/8, phi2 or phi3
+    and a block, of two convolutions each: 4 * 8 = 32. At 1/4, with phi1 before them: 6 * 4 = 24. At 1/2 likewise
+    6 * 2 = 12, and the last convolution 2. That is 126, and up to 7 more to the far side of an 8x8 cell.
+    """
+    network = small().double()
+    for position in (256, 259):
+        x = torch.rand(1, 1, 512, 512, dtype=torch.float64)
+        x[0, 0, position, position] = torch.nan
+        with torch.no_grad():
+            rows, columns = network(x)[0, 0].isnan().nonzero(as_tuple=True)
+        reaches = [(side - position).abs().max().item() for side in (rows, columns)]
+        assert all(126 <= reach <= 133 for reach in reaches), reaches
+
+
+def test_what_is_far_away_changes_nothing() -> None:
+    network, x = small(), torch.rand(1, 1, 64, 512)
+    changed = x.clone()
+    changed[..., 320:] = torch.rand(1, 1, 64, 192)
+    with torch.no_grad():
+        before, after = network(x), network(changed)
+    assert (before[..., : 320 - 133] == after[..., : 320 - 133]).all()
+    assert (before[..., 320:] != after[..., 320:]).any()
+
+
+def test_a_batch_equals_its_images_alone() -> None:
+    network, x = small(), torch.rand(3, 1, 24, 40)
+    with torch.no_grad():
+        alone = torch.cat([network(image[None]) for image in x])
+        torch.testing.assert_close(network(x), alone, rtol=0, atol=1e-6)  # float32 sums in another order
+
+
+def test_channels_last_agrees_with_contiguous() -> None:
+    network, x = small(3), torch.rand(2, 3, 24, 40)
+    with torch.no_grad():
+        expected = network(x)
+        laid_out = network.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(laid_out, expected, rtol=0, atol=1e-5)  # float32 sums in another order
+
+
+def test_bfloat16_stays_within_a_grey_level() -> None:
+    """bfloat16 keeps 8 bits: about 0.4 % of each number, which random signs partly average out over the layers.
+
+    The residual is scaled to 10 grey levels (root mean square), more than a trained network adds at quality 10; the
+    input reaches the output in float32, so one grey level is a tenth of the residual.
+    """
+    network, x = small(), torch.rand(1, 1, 64, 64)
+    with torch.no_grad():
+        network.tail.weight *= 10 / 255 / (network(x) - x).square().mean().sqrt()
+        expected = network(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = network(x)
+    assert rounded.dtype == torch.float32
+    difference: Tensor = (rounded - expected).abs() * 255
+    assert difference.square().mean().sqrt() < 0.25 and difference.max() < 2
+
+
+@pytest.mark.parametrize("options", [{"block": "gated"}, {"fusion": "concatenation"}])
+def test_the_other_blocks_and_fusions_train_all_their_parts(options: dict) -> None:
+    network = small(**options).train()
+    network(torch.rand(2, 1, 24, 16)).square().mean().backward()
+    for name, parameter in network.named_parameters():
+        if not name.startswith("encoder."):
+            assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
+
+
+def test_a_gated_block_is_the_sum_of_its_input_and_two_products() -> None:
+    block = GatedBlock(2).double()
+    with torch.no_grad():
+        for layer in (block.gather, block.gather_mixed):
+            layer.weight.copy_(torch.eye(2)[..., None, None])
+        for layer in (block.spread, block.mix):  # (x1, x2) to (x1, x2, 2 x1, 2 x2)
+            layer.weight.copy_(torch.cat([torch.eye(2), 2 * torch.eye(2)])[..., None, None])
+            layer.bias.zero_()
+        block.depthwise.weight.zero_()
+        block.depthwise.weight[:, :, 1, 1] = 1
+        block.depthwise.bias.zero_()
+    x = torch.rand(1, 2, 3, 3).double()
+    middle = x + 2 * x * x
+    torch.testing.assert_close(block(x), middle + 2 * middle * middle)
+
+
+@pytest.mark.parametrize(("fusion", "is_guided"), [("invertible", True), ("concatenation", True), ("none", False)])
+def test_only_an_unguided_network_leaves_the_encoder_unread(fusion: str, is_guided: bool) -> None:
+    network = small(fusion=fusion)
+    x = torch.rand(1, 1, 16, 16)
+    with torch.no_grad():
+        features = network.encoder(x)[1]
+        others = [feature + torch.randn_like(feature) for feature in features]
+        assert torch.equal(network.residual(x, features), network.residual(x, others)) == (not is_guided)

@@ -1,0 +1,169 @@
+"""Networks by name or file, and every kind of file that is none."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from cqe.encoder import QualityEncoder
+from cqe.quality import QualityProbe
+from cqe.weights import load_probe, save_encoder
+from engine.checkpoint import save_checkpoint
+from engine.weight_files import read_weights, save_weights
+from restoration import weights as published
+from restoration.networks import FastOptions, NetworkConfig, build_restorer
+from restoration.networks.paper import PaperRestorer
+from restoration.released import load_released
+from restoration.weights import (
+    load_quality_encoder,
+    load_reader,
+    load_restorer,
+    published_names,
+    save_restorer,
+)
+from tests.restoration.test_released import released_weights
+
+FAST = NetworkConfig(name="fast", fast=FastOptions(widths=(4, 6, 8), blocks_down=(1, 1, 1), blocks_up=(1, 1, 1)))
+
+
+@pytest.fixture
+def weights_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for `weights/` with one gray network, `small_gray`."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    monkeypatch.setattr(published, "WEIGHTS_DIR", folder)
+    save_restorer(build_restorer(FAST, QualityEncoder(1, width=4), 1), FAST, folder / "small_gray.safetensors")
+    return folder
+
+
+def test_a_name_and_its_file_are_the_same_network(weights_dir: Path) -> None:
+    assert published_names() == ["small_gray"]
+    by_name, by_file = load_restorer("small_gray"), load_restorer(weights_dir / "small_gray.safetensors", channels=1)
+    torch.testing.assert_close(by_name.state_dict(), by_file.state_dict(), rtol=0, atol=0)
+    assert not by_name.training
+
+
+def test_an_unknown_name_lists_the_names(weights_dir: Path) -> None:
+    for name in ("small_grey", "no/such/file.safetensors"):
+        with pytest.raises(FileNotFoundError, match=f"no weights '{name}': .*small_gray") as caught:
+            load_restorer(name)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_wrong_channels_are_refused(weights_dir: Path) -> None:
+    with pytest.raises(ValueError, match=r"small_gray\.safetensors restores luma \(1-channel\) images, but colour"):
+        load_restorer("small_gray", channels=3)
+
+
+def test_half_precision_files_restore_within_rounding(weights_dir: Path) -> None:
+    published.store_half(weights_dir / "small_gray.safetensors", weights_dir / "half.safetensors")
+    half, full = load_restorer("half"), load_restorer("small_gray")
+    for name, value in full.state_dict().items():
+        expected = value.half().float() if value.is_floating_point() else value
+        torch.testing.assert_close(half.state_dict()[name], expected, rtol=0, atol=0)
+
+
+def test_a_probe_lies_beside_the_network_and_reads_through_its_encoder(weights_dir: Path) -> None:
+    restorer, probe = load_restorer("small_gray"), some_probe(16)
+    assert load_reader("small_gray", restorer) is None
+    save_restorer(restorer, FAST, weights_dir / "reads.safetensors", probe=probe)
+    again = load_restorer("reads")
+    torch.testing.assert_close(again.state_dict(), restorer.state_dict(), rtol=0, atol=0)
+    reader = load_reader("reads", again)
+    assert reader.encoder is again.encoder.network
+    torch.testing.assert_close(reader.probe.state_dict(), probe.state_dict(), rtol=0, atol=0)
+
+
+def test_a_probe_in_half_precision_reads_the_same_to_a_fraction_of_a_point(weights_dir: Path) -> None:
+    probe, restorer = some_probe(16), load_restorer("small_gray")
+    save_restorer(restorer, FAST, weights_dir / "full.safetensors", probe=probe)
+    save_restorer(restorer, FAST, weights_dir / "half.safetensors", probe=probe, is_half=True)
+    published.store_half(weights_dir / "full.safetensors", weights_dir / "published.safetensors")
+    representations = torch.randn(200, 16) + 3
+    expected = probe(representations)
+    assert expected.std() > 5
+    for name in ("half", "published"):
+        half = load_reader(name, restorer).probe(representations)
+        # float16 rounds to 1 in 2,000; the terms of an estimate, some tens in size, mostly cancel.
+        torch.testing.assert_close(half, expected, rtol=0, atol=0.2)
+
+
+def test_the_encoder_of_either_kind_of_file_is_found(weights_dir: Path) -> None:
+    restorer, encoder = load_restorer("small_gray"), QualityEncoder(3, width=4).eval()
+    save_encoder(encoder, weights_dir / "cqe_small.safetensors", some_probe(16))
+    for name, expected, other in [("cqe_small", encoder, 1), ("small_gray", restorer.encoder.network, 3)]:
+        found = load_quality_encoder(name)
+        assert not found.training
+        torch.testing.assert_close(found.state_dict(), expected.state_dict(), rtol=0, atol=0)
+        with pytest.raises(ValueError, match=r"channel\(s\) are needed|luma \(1-channel\) images, but colour"):
+            load_quality_encoder(name, channels=other)
+
+
+def test_a_damaged_probe_is_named(weights_dir: Path) -> None:
+    file = weights_dir / "small_gray.safetensors"
+    tensors, architecture = read_weights(file, kind="restorer")
+    for extra, message in [
+        ({"probe.mean": torch.zeros(16)}, r"small_gray\.safetensors lacks tensor 'bias'"),
+        ({"probe.bias": torch.zeros(())}, r"small_gray\.safetensors describes a network that this version cannot"),
+    ]:
+        save_weights(file, tensors | extra, kind="restorer", architecture=architecture)
+        with pytest.raises(ValueError, match=message):
+            load_probe(file)
+
+
+def some_probe(size: int) -> QualityProbe:
+    """A probe whose estimates of representations about 3 +- 1 differ widely."""
+    probe = QualityProbe(size)
+    probe.mean.fill_(3)
+    probe.linear.copy_(3 * torch.randn(size))
+    probe.quadratic.copy_(torch.randn(size, size) / 4)
+    return probe
+
+
+def test_a_training_checkpoint_says_where_the_weights_are(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "checkpoint.pt", {"stage": "restorer", "module": {}})
+    with pytest.raises(ValueError, match=r"is a training checkpoint; .* lie beside it, in restorer\.safetensors"):
+        load_restorer(tmp_path / "checkpoint.pt")
+
+
+def test_the_authors_files_are_known_by_their_content(tmp_path: Path) -> None:
+    weights = released_weights("gray")
+    torch.save(weights, tmp_path / "some_name.pth")
+    restorer = load_restorer(tmp_path / "some_name.pth", channels=1)
+    assert isinstance(restorer, PaperRestorer) and not restorer.training
+    torch.testing.assert_close(
+        restorer.state_dict(), load_released(weights, QualityEncoder).state_dict(), rtol=0, atol=0
+    )
+    del weights["tail.bias"]
+    torch.save(weights, tmp_path / "incomplete.pth")
+    with pytest.raises(ValueError, match=r"incomplete\.pth: released weights lack the tensor 'tail\.bias'"):
+        load_restorer(tmp_path / "incomplete.pth")
+
+
+@pytest.mark.parametrize("content", [{"weight": torch.zeros(2)}, [1, 2], torch.zeros(3)])
+def test_other_torch_files_are_refused(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(
+        ValueError, match=r"other\.pth is neither a \.safetensors file of this project nor one of the auth"
+    ):
+        load_restorer(tmp_path / "other.pth")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda architecture: architecture["network"].update(name="zzz"),
+        lambda architecture: architecture["network"]["options"].update(zzz=1),
+        lambda architecture: architecture["network"]["options"].update(widths="abc"),
+        lambda architecture: architecture.pop("encoder"),
+        lambda architecture: architecture["encoder"].update(depth=3),
+    ],
+)
+def test_a_network_of_another_version_is_named(weights_dir: Path, change: Callable[[dict], object]) -> None:
+    file = next(weights_dir.glob("*.safetensors"))
+    tensors, architecture = read_weights(file, kind="restorer")
+    change(architecture)
+    save_weights(file, tensors, kind="restorer", architecture=architecture)
+    with pytest.raises(ValueError, match=rf"{file.name} describes a network that this version cannot build"):
+        load_restorer(file)
