@@ -1,4 +1,4 @@
-"""The paper's Fig. 2 and Fig. 5 drawn and written; what they show comes from `embedding` and `gradcam`.
+"""The paper's Fig. 2 and Fig. 5 drawn and written; what they show comes from `tsne` and `gradcam`.
 
 Readable in black and white: qualities differ by marker, brightness and a number beside each cluster; maps are gray.
 """

@@ -1,6 +1,5 @@
 """`test.py evaluate` and `test.py table`: outputs, and one clear line for every mistake."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -20,25 +19,14 @@ from evaluation.scores.metrics import score
 from restoration.networks import FastOptions, NetworkConfig, build_restorer
 from restoration.released import load_released
 from restoration.weights import save_restorer
-from tests.places import ROOT
+from tests.program import SCRIPT, run
 from tests.restoration.test_released import released_weights
-
-SCRIPT = ROOT / "test.py"
 
 Refusal = Callable[..., str]
 
 
-@pytest.fixture(scope="module")
-def run() -> Callable[[list[str]], None]:
-    """The script's `main`, loaded by path: `import test` would find Python's own package of that name."""
-    spec = importlib.util.spec_from_file_location("test_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda *arguments: module.main([str(argument) for argument in arguments])
-
-
 @pytest.fixture
-def refusal(run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> Refusal:
+def refusal(tmp_path: Path, capsys: pytest.CaptureFixture) -> Refusal:
     """Run a command that must fail with status 2, one line on stderr and nothing written; returns the line."""
 
     def check(*arguments: object) -> str:
@@ -80,7 +68,7 @@ def save_tiny_network(path: Path, channels: int, *, fill: float | None = None) -
     save_restorer(restorer, config, path)
 
 
-def test_json_holds_scores_of_every_image_set_and_quality(run: Callable, tmp_path: Path, live1: dict) -> None:
+def test_json_holds_scores_of_every_image_set_and_quality(tmp_path: Path, live1: dict) -> None:
     output = tmp_path / "results" / "out.json"
     run("evaluate", "--weights", "jpeg", "--sets", "live1", "--quality", 10, 40, "--channels", "gray",
         "--data-root", tmp_path, "--json", output)  # fmt: skip
@@ -96,7 +84,7 @@ def test_json_holds_scores_of_every_image_set_and_quality(run: Callable, tmp_pat
 
 
 def test_terminal_and_markdown_show_the_same_figures(
-    run: Callable, tmp_path: Path, live1: dict, capsys: pytest.CaptureFixture
+    tmp_path: Path, live1: dict, capsys: pytest.CaptureFixture
 ) -> None:
     run("evaluate", "--weights", "jpeg", "--sets", "live1", "--quality", 20, "--channels", "color",
         "--data-root", tmp_path, "--markdown", tmp_path / "out.md")  # fmt: skip
@@ -108,14 +96,14 @@ def test_terminal_and_markdown_show_the_same_figures(
     assert "image/s" not in captured.err  # no progress bar off a terminal
 
 
-def test_folder_of_images_is_a_set_of_its_own_name(run: Callable, tmp_path: Path) -> None:
+def test_folder_of_images_is_a_set_of_its_own_name(tmp_path: Path) -> None:
     save_image(tmp_path / "holiday" / "1.png", 16, 16)
     run("evaluate", "--weights", "jpeg", "--sets", tmp_path / "holiday", "--quality", 50, "--json", tmp_path / "o.json")
     assert list(json.loads((tmp_path / "o.json").read_text())["results"]) == ["holiday"]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_network_is_scored_and_its_file_recorded(run: Callable, tmp_path: Path, live1: dict, precision: str) -> None:
+def test_network_is_scored_and_its_file_recorded(tmp_path: Path, live1: dict, precision: str) -> None:
     save_tiny_network(tmp_path / "tiny.safetensors", 1)
     run("evaluate", "--weights", tmp_path / "tiny.safetensors", "--sets", "live1", "--quality", 10, "--device", "cpu",
         "--precision", precision, "--data-root", tmp_path, "--json", tmp_path / "o.json")  # fmt: skip
@@ -125,7 +113,7 @@ def test_network_is_scored_and_its_file_recorded(run: Callable, tmp_path: Path, 
     assert len(content["provenance"]["weights_sha256"]) == 64 and content["provenance"]["precision"] == precision
 
 
-def test_the_authors_file_is_scored_as_the_network_it_holds(run: Callable, tmp_path: Path) -> None:
+def test_the_authors_file_is_scored_as_the_network_it_holds(tmp_path: Path) -> None:
     torch.save(released_weights("gray"), tmp_path / "deblock_gray.pth")
     clean = save_image(tmp_path / "one" / "photo.png", 24, 16)
     run("evaluate", "--weights", tmp_path / "deblock_gray.pth", "--sets", tmp_path / "one", "--quality", 20,
@@ -168,7 +156,7 @@ def test_unknown_weights_are_refused(refusal: Refusal, live1: dict) -> None:
     assert "nonesuch" in refusal("evaluate", "--weights", "nonesuch", "--sets", "live1")
 
 
-def test_other_systems_images_are_scored(run: Callable, tmp_path: Path, live1: dict) -> None:
+def test_other_systems_images_are_scored(tmp_path: Path, live1: dict) -> None:
     for stem, rgb in live1.items():
         output = tmp_path / "other" / "live1" / "10" / f"{stem}.png"
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -188,9 +176,7 @@ def test_missing_images_of_another_system_are_named_and_counted(refusal: Refusal
     assert "live1/20/a.png is missing (3 of 4 " in line
 
 
-def test_table_shows_measured_rows_below_the_papers(
-    run: Callable, tmp_path: Path, live1: dict, capsys: pytest.CaptureFixture
-) -> None:
+def test_table_shows_measured_rows_below_the_papers(tmp_path: Path, live1: dict, capsys: pytest.CaptureFixture) -> None:
     run("table", 3, "--weights", "jpeg", "--data-root", tmp_path, "--json", tmp_path / "o.json",
         "--markdown", tmp_path / "o.md")  # fmt: skip
     lines = capsys.readouterr().out.splitlines()
@@ -213,7 +199,7 @@ def test_quality_out_of_range_names_option_and_range(refusal: Refusal, live1: di
     assert f"--quality: '{quality}' is no quality within 1..100 and no range such as '10..90:10'" in line
 
 
-def test_qualities_may_be_ranges(run: Callable, tmp_path: Path, live1: dict) -> None:
+def test_qualities_may_be_ranges(tmp_path: Path, live1: dict) -> None:
     run("evaluate", "--weights", "jpeg", "--sets", "live1", "--quality", "10..25:5", 20, "90..91",
         "--data-root", tmp_path, "--json", tmp_path / "o.json")  # fmt: skip
     scores = json.loads((tmp_path / "o.json").read_text())["results"]["live1"]
@@ -221,7 +207,17 @@ def test_qualities_may_be_ranges(run: Callable, tmp_path: Path, live1: dict) -> 
 
 
 def test_script_exits_with_status_2_and_one_line() -> None:
-    command = [sys.executable, str(SCRIPT), "evaluate", "--weights", "jpeg", "--sets", "live1", "--quality", "0"]
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        "evaluate",
+        "--weights",
+        "jpeg",
+        "--sets",
+        "live1",
+        "--quality",
+        "0",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "--quality: '0' is no quality within 1..100" in done.stderr

@@ -1,6 +1,5 @@
 """`test.py figure`: the files it writes, and one clear line for every mistake."""
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,22 +14,11 @@ from cqe.weights import load_encoder, save_encoder
 from data.color import luma, to_tensor
 from data.jpeg import compress
 from data.splits import bsds500_stems
-from evaluation.encoder import plots as figures
+from evaluation.encoder import plots
 from restoration.networks import FastOptions, NetworkConfig, build_restorer
 from restoration.weights import save_restorer
-from tests.places import ROOT
+from tests.program import run
 from tests.synthetic import picture, write_pictures
-
-SCRIPT = ROOT / "test.py"
-
-
-@pytest.fixture(scope="module")
-def run() -> Callable[..., None]:
-    """The script's `main`, loaded by path: `import test` would find Python's own package of that name."""
-    spec = importlib.util.spec_from_file_location("test_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda *arguments: module.main([str(argument) for argument in arguments])
 
 
 @pytest.fixture
@@ -47,9 +35,9 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def figure(run: Callable, tmp_path: Path, weights: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
+def figure(tmp_path: Path, weights: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
     """Run `figure NUMBER` into `out`; returns the JSON."""
-    monkeypatch.setattr(figures, "DOTS_PER_INCH", 30)
+    monkeypatch.setattr(plots, "DOTS_PER_INCH", 30)
 
     def make(number: int, *arguments: object, channels: str = "gray") -> dict:
         settings = {2: ["--crop-size", 16, "--perplexity", 5], 5: ["--crop-size", 16, "--size", 64]}[number]
@@ -61,7 +49,7 @@ def figure(run: Callable, tmp_path: Path, weights: Path, root: Path, monkeypatch
 
 
 @pytest.fixture
-def refusal(run: Callable, tmp_path: Path, weights: Path, root: Path, capsys: pytest.CaptureFixture) -> Callable:
+def refusal(tmp_path: Path, weights: Path, root: Path, capsys: pytest.CaptureFixture) -> Callable:
     """Run what must fail with status 2, one line on stderr and nothing written; returns the line."""
 
     def check(number: object, *arguments: object) -> str:

@@ -8,17 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
-import test as script
 from cqe.encoder import QualityEncoder
 from restoration.networks import FastOptions, NetworkConfig, build_restorer
 from restoration.weights import save_restorer
+from tests import program
 from tests.synthetic import picture
 
 NETWORK = NetworkConfig("fast", fast=FastOptions(widths=(4, 4, 4), blocks_down=(0, 0, 0), blocks_up=(1, 0, 0)))
 
 
 def run(command: str, *arguments: object) -> None:
-    script.main([command, *map(str, arguments), "--device", "cpu"])
+    program.run(command, *map(str, arguments), "--device", "cpu")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """`test.py represent`: outputs, where the encoder comes from, and one clear line for every mistake."""
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,29 +9,21 @@ import pytest
 import torch
 from PIL import Image
 
+from commands.encoders import find_encoder
+from commands.represent import untrained_like
 from cqe.encoder import QualityEncoder
 from cqe.weights import save_encoder
 from restoration.networks import FastOptions, NetworkConfig, build_restorer
 from restoration.weights import save_restorer
-from tests.places import ROOT
+from tests import program
 from tests.restoration.test_released import released_weights
 from tests.synthetic import write_pictures
 
-SCRIPT = ROOT / "test.py"
 CONDITIONS = ["aligned", "offgrid", "double", "resized", "unseen"]
 METRICS = {
     "knn_accuracy", "knn_mae", "probe_accuracy", "quality_mae", "silhouette", "calinski_harabasz",
     "same_image_distance", "same_quality_distance", "content_ratio", "num_crops",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def script() -> object:
-    """The script, loaded by path: `import test` would find Python's own package of that name."""
-    spec = importlib.util.spec_from_file_location("test_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -50,7 +41,7 @@ def save_tiny(path: Path, channels: int, *, seed: int = 1) -> None:
 
 
 @pytest.fixture
-def run(script: object, root: Path) -> Callable[..., dict]:
+def run(root: Path) -> Callable[..., dict]:
     """Run `represent` on small crops and three qualities, unless told otherwise; returns the JSON written."""
 
     def represent(*arguments: object) -> dict:
@@ -60,7 +51,7 @@ def run(script: object, root: Path) -> Callable[..., dict]:
         for option, values in defaults.items():
             if option not in given:
                 given += [option, *map(str, values)]
-        script.main(["represent", *given, "--json", str(root / "out" / "o.json")])
+        program.run("represent", *given, "--json", str(root / "out" / "o.json"))
         return json.loads((root / "out" / "o.json").read_text())
 
     return represent
@@ -177,18 +168,18 @@ def test_a_restorers_own_encoder_is_measured(run: Callable, root: Path) -> None:
     assert own["encoder"] == "restorer" and own["results"] == run(*chosen)["results"]  # `tiny` has the same weights
 
 
-def test_the_authors_encoder_is_found_in_their_file(script: object, root: Path) -> None:
+def test_the_authors_encoder_is_found_in_their_file(root: Path) -> None:
     weights = released_weights("gray")
     torch.save(weights, root / "deblock_gray.pth")
-    found = script.find_encoder(root / "deblock_gray.pth", "gray").state_dict()
+    found = find_encoder(root / "deblock_gray.pth", "gray").state_dict()
     torch.testing.assert_close(found, type(found)((name, weights[f"E.{name}"]) for name in found))
 
 
-def test_untrained_is_the_architecture_with_weights_of_the_seed(script: object) -> None:
+def test_untrained_is_the_architecture_with_weights_of_the_seed() -> None:
     torch.manual_seed(7)
     encoder = QualityEncoder(1, width=8, remove_local_mean=True)
     state = torch.get_rng_state()
-    first, again, other = (script.untrained_like(encoder, seed) for seed in (0, 0, 1))
+    first, again, other = (untrained_like(encoder, seed) for seed in (0, 0, 1))
     torch.testing.assert_close(torch.get_rng_state(), state)
     assert first.remove_local_mean and not first.training
     torch.testing.assert_close(first.conv1.weight, again.conv1.weight, rtol=0, atol=0)
@@ -247,7 +238,7 @@ def test_options_out_of_range_are_named(refusal: Callable, arguments: list, mess
     assert message in refusal(*arguments)
 
 
-def test_help_says_what_probes_are_fitted_on(script: object, capsys: pytest.CaptureFixture) -> None:
+def test_help_says_what_probes_are_fitted_on(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
-        script.main(["represent", "--help"])
+        program.run("represent", "--help")
     assert "probes are fitted on crops of --probe-images" in " ".join(capsys.readouterr().out.split())

@@ -1,6 +1,5 @@
 """`test.py restore`: files and folders in, PNG files out, and one clear line for every mistake."""
 
-import importlib.util
 import re
 import sys
 from collections.abc import Callable
@@ -10,16 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import test as script
 from cqe.encoder import QualityEncoder
 from cqe.quality import QualityProbe, QualityReader
-from restoration import weights as published
 from restoration.networks import FastOptions, NetworkConfig, build_restorer
 from restoration.photos import read_photo
 from restoration.weights import load_reader, load_restorer, save_restorer
-from tests.places import ROOT
-
-SCRIPT = ROOT / "test.py"
+from tests import program
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +41,10 @@ def reads(weights: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def run(weights: Path) -> Callable[..., None]:
-    """`test.py restore` with those weights; loaded by path, since `import test` finds Python's own package."""
-    spec = importlib.util.spec_from_file_location("test_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """`test.py restore` with those weights."""
 
     def restore(*arguments: object) -> None:
-        module.main(["restore", "--weights", str(weights), "--device", "cpu", *map(str, arguments)])
+        program.run("restore", "--weights", weights, "--device", "cpu", *arguments)
 
     return restore
 
@@ -164,9 +156,9 @@ def test_without_weights_each_photo_gets_the_network_for_its_kind(
     save_constant(folder / "fast_tiny_gray.safetensors", channels=1, reading=20)
     if has_color_network:
         save_constant(folder / "fast_tiny_color.safetensors", channels=3, reading=70)
-    monkeypatch.setattr(published, "WEIGHTS_DIR", folder)
+    monkeypatch.setattr("restoration.weights.WEIGHTS_DIR", folder)
     gray, color = photo(tmp_path / "gray.png", 9, 12), photo(tmp_path / "color.png", 9, 12, 3)
-    script.main(["restore", str(gray), str(color), "--output", str(tmp_path / "out"), "--device", "cpu"])
+    program.run("restore", str(gray), str(color), "--output", str(tmp_path / "out"), "--device", "cpu")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{gray}: JPEG quality about 20 +- 6" and lines[1].endswith(" s  gray")
     assert lines[2] == f"{color}: JPEG quality about {70 if has_color_network else 20} +- 6"

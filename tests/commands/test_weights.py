@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-import test as script
+from commands.systems import sha256
 from cqe.encoder import QualityEncoder
 from cqe.quality import QualityReader
 from cqe.weights import load_encoder, load_probe, save_encoder
@@ -16,6 +16,7 @@ from data.jpeg import compress
 from restoration.networks import FastOptions, NetworkConfig, build_restorer
 from restoration.networks.restorer import Restorer
 from restoration.weights import load_restorer, save_restorer
+from tests import program
 from tests.synthetic import make_data_root, picture
 
 NETWORK = NetworkConfig("fast", fast=FastOptions(widths=(4, 6, 8), blocks_down=(1, 0, 1), blocks_up=(0, 1, 1)))
@@ -48,7 +49,7 @@ def counted_gmac(restorer: Restorer) -> float:
 
 
 def test_describe_counts_parameters_and_arithmetic(weights: Path, capsys) -> None:
-    script.main(["describe", "--weights", str(weights)])
+    program.run("describe", "--weights", str(weights))
     lines = capsys.readouterr().out.splitlines()
     restorer = load_restorer(weights)
     assert lines[0] == "FastRestorer, 1 channel(s)"
@@ -58,23 +59,23 @@ def test_describe_counts_parameters_and_arithmetic(weights: Path, capsys) -> Non
 
 def test_describe_measures_speed_only_when_asked(weights: Path, capsys) -> None:
     options = ["describe", "--weights", str(weights), "--device", "cpu"]
-    script.main(options)
+    program.run(*options)
     assert "megapixels" not in capsys.readouterr().out
-    script.main([*options, "--speed", "--size", "40"])
+    program.run(*options, "--speed", "--size", "40")
     line = capsys.readouterr().out.splitlines()[-1]
     assert re.fullmatch(r"[\d.e-]+ megapixels/s \(cpu, 1 threads, float32, 40x40\)", line)
 
 
 def test_describe_refuses_a_size_that_fits_no_memory(capsys) -> None:
     with pytest.raises(SystemExit) as stop:
-        script.main(["describe", "--weights", "fast_tiny_gray", "--speed", "--size", "4097"])
+        program.run("describe", "--weights", "fast_tiny_gray", "--speed", "--size", "4097")
     assert stop.value.code == 2 and "--size: must be at most 4096 pixels, got 4097" in capsys.readouterr().err
 
 
 def test_publish_halves_the_file_and_rounds_to_float16(weights: Path, tmp_path: Path, capsys) -> None:
     half = tmp_path / "half.safetensors"
-    script.main(["publish", "--weights", str(weights), "--output", str(half)])
-    assert script.sha256(half) in capsys.readouterr().out
+    program.run("publish", "--weights", str(weights), "--output", str(half))
+    assert sha256(half) in capsys.readouterr().out
     assert half.stat().st_size < 0.7 * weights.stat().st_size
     for (name, value), rounded in zip(
         load_restorer(weights).state_dict().items(), load_restorer(half).state_dict().values(), strict=True
@@ -85,7 +86,7 @@ def test_publish_halves_the_file_and_rounds_to_float16(weights: Path, tmp_path: 
 
 def test_publish_refuses_what_is_no_restorer(tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit) as stop:
-        script.main(["publish", "--weights", str(tmp_path / "none.safetensors"), "--output", str(tmp_path / "x")])
+        program.run("publish", "--weights", str(tmp_path / "none.safetensors"), "--output", str(tmp_path / "x"))
     assert stop.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "x").exists()
@@ -97,7 +98,7 @@ def test_probe_adds_what_reads_qualities_off_an_encoder(tmp_path: Path, capsys) 
     save_encoder(encoder, tmp_path / "encoder.safetensors")
     output = tmp_path / "new" / "encoder.safetensors"
     options = ["--weights", str(tmp_path / "encoder.safetensors"), "--data-root", str(root), "--device", "cpu"]
-    script.main(["probe", *options, "--output", str(output)])
+    program.run("probe", *options, "--output", str(output))
     assert capsys.readouterr().out.startswith(f"{output}: probe fitted to 400 crops of 4 photos; error of one crop of")
     torch.testing.assert_close(load_encoder(output).state_dict(), encoder.state_dict(), rtol=0, atol=0)
     reader = QualityReader(load_encoder(output), load_probe(output))
@@ -108,9 +109,9 @@ def test_probe_adds_what_reads_qualities_off_an_encoder(tmp_path: Path, capsys) 
 
 def test_probe_leaves_a_half_precision_network_as_it_is(weights: Path, tmp_path: Path) -> None:
     half, output = tmp_path / "half.safetensors", tmp_path / "probe.safetensors"
-    script.main(["publish", "--weights", str(weights), "--output", str(half)])
+    program.run("publish", "--weights", str(weights), "--output", str(half))
     photos = str(make_data_root(tmp_path, num_train=2) / "bsds500" / "train")
-    script.main(["probe", "--weights", str(half), "--images", photos, "--output", str(output)])
+    program.run("probe", "--weights", str(half), "--images", photos, "--output", str(output))
     before, after = load_file(half), load_file(output)
     assert {name for name in after if not name.startswith("probe.")} == set(before)
     for name, tensor in before.items():
@@ -137,6 +138,6 @@ def test_probe_refuses_images_for_choosing_and_reporting_and_other_files(weights
 def refuse(options: list[str], message: str, capsys) -> None:
     """Run `probe`, which must end with status 2 and one line that holds `message`."""
     with pytest.raises(SystemExit) as stop:
-        script.main(["probe", *options])
+        program.run("probe", *options)
     error = capsys.readouterr().err
     assert stop.value.code == 2 and message in error and error.count("\n") == 1, error

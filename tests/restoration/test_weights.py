@@ -11,7 +11,7 @@ from cqe.quality import QualityProbe
 from cqe.weights import load_probe, save_encoder
 from engine.checkpoint import save_checkpoint
 from engine.weight_files import read_weights, save_weights
-from restoration import weights as published
+from restoration import weights
 from restoration.networks import FastOptions, NetworkConfig, build_restorer
 from restoration.networks.paper import PaperRestorer
 from restoration.released import load_released
@@ -32,7 +32,7 @@ def weights_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A stand-in for `weights/` with one gray network, `small_gray`."""
     folder = tmp_path / "weights"
     folder.mkdir()
-    monkeypatch.setattr(published, "WEIGHTS_DIR", folder)
+    monkeypatch.setattr(weights, "WEIGHTS_DIR", folder)
     save_restorer(build_restorer(FAST, QualityEncoder(1, width=4), 1), FAST, folder / "small_gray.safetensors")
     return folder
 
@@ -57,7 +57,7 @@ def test_the_wrong_channels_are_refused(weights_dir: Path) -> None:
 
 
 def test_half_precision_files_restore_within_rounding(weights_dir: Path) -> None:
-    published.store_half(weights_dir / "small_gray.safetensors", weights_dir / "half.safetensors")
+    weights.store_half(weights_dir / "small_gray.safetensors", weights_dir / "half.safetensors")
     half, full = load_restorer("half"), load_restorer("small_gray")
     for name, value in full.state_dict().items():
         expected = value.half().float() if value.is_floating_point() else value
@@ -79,7 +79,7 @@ def test_a_probe_in_half_precision_reads_the_same_to_a_fraction_of_a_point(weigh
     probe, restorer = some_probe(16), load_restorer("small_gray")
     save_restorer(restorer, FAST, weights_dir / "full.safetensors", probe=probe)
     save_restorer(restorer, FAST, weights_dir / "half.safetensors", probe=probe, is_half=True)
-    published.store_half(weights_dir / "full.safetensors", weights_dir / "published.safetensors")
+    weights.store_half(weights_dir / "full.safetensors", weights_dir / "published.safetensors")
     representations = torch.randn(200, 16) + 3
     expected = probe(representations)
     assert expected.std() > 5

@@ -15,13 +15,21 @@ from torch import Tensor, nn
 from cqe.encoder import QualityEncoder
 from data.color import luma, to_tensor
 from data.jpeg import compress
-from evaluation.encoder import gradcam
-from evaluation.encoder import plots as figures
-from evaluation.encoder import tsne as embedding
+from evaluation.encoder import gradcam, plots
 from evaluation.encoder.crops import Drawing, draw_crops
 from evaluation.encoder.gradcam import Column, columns_of, explain, mean_magnitudes, quality_prototypes, upper_limit
 from evaluation.encoder.plots import COLOURS, MARKERS, maps_figure, save_figure, tsne_figure
-from evaluation.encoder.tsne import PHOTO, PHOTO_CROPS, SEEN, UNSEEN, Panel, embed_panels, tsne, write_projector
+from evaluation.encoder.tsne import (
+    PHOTO,
+    PHOTO_CROPS,
+    SEEN,
+    UNSEEN,
+    Panel,
+    describe,
+    embed_panels,
+    tsne,
+    write_projector,
+)
 from evaluation.scores.protocol import ImageSet
 from tests.synthetic import picture, write_pictures
 
@@ -241,14 +249,14 @@ def test_every_quality_has_a_marker_a_brightness_and_its_number() -> None:
 
 
 def test_numbers_that_cover_each_other_are_moved_apart() -> None:
-    extent, (wide, high) = np.array([200.0, 50.0]), figures.NUMBER_SIZE
+    extent, (wide, high) = np.array([200.0, 50.0]), plots.NUMBER_SIZE
     places = np.array([[0, 0], [1, 1], [100, 0], [100 + 201 * wide, 0], [0, 40]])
-    moved = figures.moved_apart(places, extent)
+    moved = plots.moved_apart(places, extent)
     # The first two are 1 apart in height and need 50 * high = 2: half a unit each. The others have room.
     np.testing.assert_allclose(moved[:2, 1], [0.5 - 25 * high, 0.5 + 25 * high])
     np.testing.assert_array_equal(moved[2:], places[2:])
     np.testing.assert_array_equal(moved[:, 0], places[:, 0])
-    crowd = figures.moved_apart(np.zeros((6, 2)), extent)[:, 1]
+    crowd = plots.moved_apart(np.zeros((6, 2)), extent)[:, 1]
     assert np.diff(np.sort(crowd)).min() > 0.99 * 50 * high
 
 
@@ -263,7 +271,7 @@ def test_brightness_grows_with_quality_in_gray_print() -> None:
 
 
 def test_points_are_described_with_null_for_an_unknown_quality() -> None:
-    described = embedding.describe(panels_with_photos())
+    described = describe(panels_with_photos())
     assert [(len(panel["points"]), panel["panel"]) for panel in described] == [(30, "a"), (32, "d")]
     assert described[1]["points"][31]["quality"] is None and described[0]["points"][3]["quality"] == 15
     point = panels_with_photos()[0].points[3]
@@ -274,7 +282,7 @@ def test_points_are_described_with_null_for_an_unknown_quality() -> None:
 
 
 def test_figures_are_written_whole_and_alike_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "DOTS_PER_INCH", 40)
+    monkeypatch.setattr(plots, "DOTS_PER_INCH", 40)
     panels = panels_with_photos()[:1]
     paths = save_figure(tsne_figure(panels), tmp_path / "first") + save_figure(tsne_figure(panels), tmp_path / "again")
     assert sorted(tmp_path.iterdir()) == sorted(paths)  # and no part of a file

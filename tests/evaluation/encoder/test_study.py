@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from data.color import luma
 from data.jpeg import compress
-from evaluation.encoder import study_scores as study_figures
+from evaluation.encoder import study_scores
 from evaluation.encoder.crops import CONDITIONS, Crops, Drawing, between, check_room, draw_crops
 from evaluation.encoder.linear_probes import Probes, clustering, fit_probes, probe_scores, reencoded_quality
 from evaluation.encoder.study import Plan, chance, check_images, open_probe_images
@@ -301,8 +301,8 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:
         calls["scored"].append((probes, rows, qualities))
         return {"probe_accuracy": 0.25, "quality_mae": 7.0}
 
-    monkeypatch.setattr(study_figures, "fit_probes", fit)
-    monkeypatch.setattr(study_figures, "probe_scores", score)
+    monkeypatch.setattr(study_scores, "fit_probes", fit)
+    monkeypatch.setattr(study_scores, "probe_scores", score)
     return calls
 
 

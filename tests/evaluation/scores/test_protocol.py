@@ -12,7 +12,7 @@ from data.color import luma
 from data.images import read_image
 from data.jpeg import compress
 from data.splits import bsds500_stems
-from evaluation.scores import protocol as protocols
+from evaluation.scores import protocol
 from evaluation.scores.metrics import METRICS, psnr, psnrb, score
 from evaluation.scores.protocol import SET_FOLDERS, evaluate, open_sets, read_clean, restored_by, restored_in
 from evaluation.scores.tables import agrees, paper_table
@@ -226,7 +226,7 @@ def test_missing_empty_and_unknown_sets_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="clasic5 is neither a set .classic5, .* nor a folder"):
         open_sets(["clasic5"], tmp_path)
     with pytest.raises(FileNotFoundError, match="holds none of classic5, icb"):
-        protocols.present_sets(["classic5", "icb"], tmp_path)
+        protocol.present_sets(["classic5", "icb"], tmp_path)
 
 
 def test_ambiguous_names_are_refused(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_restored_file_of_other_size_or_kind_is_named(tmp_path: Path) -> None:
         evaluate(produce, sets, [10], "gray", method="other")
 
 
-def saved_outputs(tmp_path: Path) -> tuple[list[protocols.ImageSet], Path]:
+def saved_outputs(tmp_path: Path) -> tuple[list[protocol.ImageSet], Path]:
     """A set of two images, and their JPEGs' pixels saved as another system would."""
     for seed, stem in enumerate("ab"):
         save_random(tmp_path / "mine" / f"{stem}.png", 24, 32, seed=seed)

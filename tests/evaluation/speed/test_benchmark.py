@@ -10,19 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-import test as script
 from data.augment import NUM_SYMMETRIES, symmetry
 from data.color import to_image
 from data.config import DataConfig
 from data.jpeg import compress
 from data.patches import RestorationPatches
-from evaluation.speed import loader as benchmark_loader
-from evaluation.speed import networks as benchmark_networks
-from evaluation.speed import ratios as benchmark
-from evaluation.speed import worker as benchmark_worker
+from evaluation.speed import loader, networks, ratios, worker
 from evaluation.speed.networks import BASELINE, network_rows, operations, run_in_turns, usual_cases
 from evaluation.speed.worker import Case, Reading, Runner, build_network
 from restoration.networks import FastOptions, NetworkConfig
+from tests import program
 from tests.patches import corners, noise, pack_images
 
 SMALL = FastOptions(widths=(4, 4, 4), blocks_down=(1, 0, 0), blocks_up=(0, 0, 0))
@@ -35,7 +32,7 @@ def small_case(kind: str = "step", *, is_ours: bool = True, **given: object) -> 
 
 
 def test_a_row_is_work_over_the_median_seconds_and_ours_over_the_baseline() -> None:
-    row = benchmark.rates_row("x", [2.0, 1.0, 4.0], [8.0, 10.0, 9.0], "images/s", work=6, baseline_work=3)
+    row = ratios.rates_row("x", [2.0, 1.0, 4.0], [8.0, 10.0, 9.0], "images/s", work=6, baseline_work=3)
     assert row == {
         "name": "x",
         "ours": 3.0,  # 6 / 2
@@ -50,32 +47,32 @@ def test_a_row_is_work_over_the_median_seconds_and_ours_over_the_baseline() -> N
 @pytest.mark.parametrize("seconds", [([], []), ([1.0], [1.0, 2.0])])
 def test_a_row_needs_as_many_rounds_of_both(seconds: tuple[list[float], list[float]]) -> None:
     with pytest.raises(ValueError, match="as many rounds of both"):
-        benchmark.rates_row("x", *seconds, "images/s")
+        ratios.rates_row("x", *seconds, "images/s")
 
 
 def test_memory_is_in_megabytes_and_has_no_spread() -> None:
-    row = benchmark.memory_row("m", 3_000_000, 12_000_000)
+    row = ratios.memory_row("m", 3_000_000, 12_000_000)
     assert (row["ours"], row["baseline"], row["ratio"], row["spread"]) == (3.0, 12.0, 0.25, None)
 
 
 def test_the_table_says_where_with_what_and_when() -> None:
-    result = benchmark.circumstances(torch.device("cpu"))
+    result = ratios.circumstances(torch.device("cpu"))
     assert result["versions"]["torch"] == torch.__version__ and result["machine"]["gpu"] == "none"
-    rows = [benchmark.rates_row("x", [1.0], [2.0], "images/s"), benchmark.memory_row("m", 1, 2)]
-    title, rows, notes = benchmark.section(result | {"settings": {"batch": 3}, "rows": rows})
+    rows = [ratios.rates_row("x", [1.0], [2.0], "images/s"), ratios.memory_row("m", 1, 2)]
+    title, rows, notes = ratios.section(result | {"settings": {"batch": 3}, "rows": rows})
     assert rows[1:] == [["x", "1", "0.5", "images/s", "2", "2..2"], ["m", "1e-06", "2e-06", "MB", "0.5", "-"]]
     text = "\n".join([title, *notes])
-    for expected in (torch.__version__, np.__version__, benchmark.cpu_model(), result["date"], "batch 3"):
+    for expected in (torch.__version__, np.__version__, ratios.cpu_model(), result["date"], "batch 3"):
         assert str(expected) in text
 
 
 def test_the_loaders_time_is_that_of_its_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock is ours: a sample of the data set takes one second, a decoded image forty."""
     clock = [0.0]
-    monkeypatch.setattr(benchmark_loader, "process_time", lambda: clock[0])
-    for owner, name, seconds in ((RestorationPatches, "__getitem__", 1), (benchmark_loader, "field_sample", 40)):
+    monkeypatch.setattr(loader, "process_time", lambda: clock[0])
+    for owner, name, seconds in ((RestorationPatches, "__getitem__", 1), (loader, "field_sample", 40)):
         monkeypatch.setattr(owner, name, taking(seconds, getattr(owner, name), clock))
-    luma, colour = benchmark_loader.loader_rows(2, size_px=(48, 40), config=DataConfig(patch_size_px=16))
+    luma, colour = loader.loader_rows(2, size_px=(48, 40), config=DataConfig(patch_size_px=16))
     for row in (luma, colour):
         assert (row["ours"], row["baseline"], row["ratio"], row["rounds"]) == (1.0, 1 / 40, 40.0, 2)
     assert "luma" in luma["name"] and "colour" in colour["name"]
@@ -96,9 +93,9 @@ def test_a_sample_of_the_fields_is_a_patch_of_the_image_and_its_coded_twin(tmp_p
     dataset = RestorationPatches([pack_images(tmp_path, image)], config, seed=0)
     rng = np.random.default_rng(1)
     for _ in range(3):
-        degraded, clean = map(to_image, benchmark_loader.field_sample([tmp_path / "set" / "0.png"], dataset, rng))
+        degraded, clean = map(to_image, loader.field_sample([tmp_path / "set" / "0.png"], dataset, rng))
         turned = (np.ascontiguousarray(symmetry(image, index)) for index in range(NUM_SYMMETRIES))
-        planes = (benchmark_loader.luma(view) if channels == 1 else view for view in turned)
+        planes = (loader.luma(view) if channels == 1 else view for view in turned)
         patch = torch.from_numpy(clean.reshape(16, 16, channels)).permute(2, 0, 1)
         assert sum(len(corners(patch, plane)) for plane in planes) == 1
         np.testing.assert_array_equal(degraded, compress(clean, 30))
@@ -106,8 +103,8 @@ def test_a_sample_of_the_fields_is_a_patch_of_the_image_and_its_coded_twin(tmp_p
 
 def test_a_round_repeats_short_calls_and_gives_the_seconds_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, shapes = [0.0], []
-    monkeypatch.setattr(benchmark_worker, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(benchmark_worker, "MATMUL_SIDE", {"cpu": 8})
+    monkeypatch.setattr(worker, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(worker, "MATMUL_SIDE", {"cpu": 8})
     monkeypatch.setattr(torch, "mm", taking(0.3, lambda left, right: shapes.append(left.shape), clock))
     runner = Runner(small_case("matmul"))
     before = len(shapes)
@@ -117,7 +114,7 @@ def test_a_round_repeats_short_calls_and_gives_the_seconds_of_one(monkeypatch: p
 
 @pytest.mark.parametrize("is_ours", [True, False])
 def test_a_step_trains_all_but_the_encoder(monkeypatch: pytest.MonkeyPatch, is_ours: bool) -> None:
-    monkeypatch.setattr(benchmark_worker, "ROUND_SECONDS", 1e-9)  # one call a round
+    monkeypatch.setattr(worker, "ROUND_SECONDS", 1e-9)  # one call a round
     torch.manual_seed(3)
     start = build_network(small_case()).state_dict()
     torch.manual_seed(3)
@@ -132,7 +129,7 @@ def test_a_step_trains_all_but_the_encoder(monkeypatch: pytest.MonkeyPatch, is_o
 
 
 def test_inference_runs_the_network_in_eval_mode_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark_worker, "ROUND_SECONDS", 1e-9)
+    monkeypatch.setattr(worker, "ROUND_SECONDS", 1e-9)
     runner = Runner(small_case("inference"))
     seen = []
     runner.model.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
@@ -183,8 +180,8 @@ def test_rows_of_networks_are_ratios_to_the_release_and_to_the_product(monkeypat
         assert cases["matmul"].kind == "matmul" and cases["matmul"].is_ours
         return {name: [Reading(x, peaks[name], f"{name}'s") for x in seconds[name]] for name in cases}
 
-    monkeypatch.setattr(benchmark_networks, "run_in_turns", turns)
-    monkeypatch.setattr(benchmark_networks, "MATMUL_SIDE", {"cpu": 1000})
+    monkeypatch.setattr(networks, "run_in_turns", turns)
+    monkeypatch.setattr(networks, "MATMUL_SIDE", {"cpu": 1000})
     case = small_case()
     rows, settings = network_rows({BASELINE: small_case(is_ours=False), "small": case}, 3)
     assert [row["unit"] for row in rows] == 2 * ["images/s", "MB", "TFLOP/s"]
@@ -206,7 +203,7 @@ def test_each_case_runs_in_a_process_of_its_own_that_ends_with_the_turns(monkeyp
             super().__init__(*args, **kwargs)
             started.append(self)
 
-    monkeypatch.setattr(benchmark_networks.subprocess, "Popen", Recorded)
+    monkeypatch.setattr(networks.subprocess, "Popen", Recorded)
     readings = run_in_turns({"x": small_case(), "y": small_case("inference", is_ours=False)}, 1, "test")
     assert {name: len(rounds) for name, rounds in readings.items()} == {"x": 1, "y": 1}
     assert all(reading.seconds > 0 for (reading,) in readings.values())
@@ -219,14 +216,14 @@ def test_each_case_runs_in_a_process_of_its_own_that_ends_with_the_turns(monkeyp
 def test_the_command_writes_and_prints_what_was_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    row = benchmark.rates_row("the row", [1.0], [2.0], "images/s")
-    monkeypatch.setattr(benchmark_loader, "loader_rows", lambda num_rounds: [row] * num_rounds)
+    row = ratios.rates_row("the row", [1.0], [2.0], "images/s")
+    monkeypatch.setattr(loader, "loader_rows", lambda num_rounds: [row] * num_rounds)
     monkeypatch.setattr(
-        benchmark_networks, "network_rows", lambda cases, num_rounds: ([row], {"paper": f"{cases['paper'].compile}"})
+        networks, "network_rows", lambda cases, num_rounds: ([row], {"paper": f"{cases['paper'].compile}"})
     )
     file = tmp_path / "new" / "speed.json"
     given = ["--rounds", "1", "--size", "64", "--compile", "off", "--device", "cpu"]
-    script.main(["benchmark", "--json", str(file), *given])
+    program.run("benchmark", "--json", str(file), *given)
     result = json.loads(file.read_text())
     assert set(result) == {"machine", "versions", "date", "settings", "rows"}
     assert result["settings"] == {"batch": 1, "size": 64, "compile": "off", "paper": "False"}
@@ -246,7 +243,7 @@ def test_the_command_writes_and_prints_what_was_measured(
 )
 def test_a_mistake_is_one_line(given: list[str], complaint: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as exit_info:
-        script.main(["benchmark", *given])
+        program.run("benchmark", *given)
     captured = capsys.readouterr()
     assert exit_info.value.code == 2
     assert captured.out == "" and captured.err.count("\n") == 1 and complaint in captured.err

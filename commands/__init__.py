@@ -1,0 +1,1 @@
+"""The subcommands of `test.py`, one file each: HELP, add_arguments(parser), run(options)."""

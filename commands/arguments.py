@@ -1,0 +1,128 @@
+"""What the subcommands share of the command line: types of values, groups of options, errors on one line."""
+
+import argparse
+import math
+import os
+from collections.abc import Sequence
+from typing import NoReturn
+
+from data.config import expand_qualities
+from evaluation.scores import protocol
+from evaluation.scores.protocol import CHANNELS
+
+MAX_SCALE = 4
+MAX_SPEED_PX = 4096  # side of the image on which `describe` measures speed; larger ones may not fit into memory
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line on stderr, without the usage text, and exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def add_set_options(parser: argparse.ArgumentParser, *, qualities: Sequence[int] = (10, 20, 30, 40)) -> None:
+    """Options of every subcommand that measures on sets of images, and at which qualities unless told."""
+    parser.add_argument(
+        "--sets",
+        nargs="+",
+        required=True,
+        metavar="SET",
+        help=f"any of {', '.join(protocol.SET_FOLDERS)} (under --data-root; bsds500/val is for choosing, never for "
+        "reporting), or a path to any folder of images",
+    )
+    listed = " ".join(map(str, qualities))
+    parser.add_argument(
+        "--quality",
+        nargs="+",
+        action=ExpandQualities,
+        default=list(qualities),
+        metavar="Q",
+        help=f"within 1..100, also ranges such as 10..45:5 ({listed})",
+    )
+    parser.add_argument("--channels", choices=CHANNELS, default="gray", help="luma or RGB (default: %(default)s)")
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Options of every subcommand that measures."""
+    parser.add_argument("--data-root", default="", metavar="DIR", help="where the sets are (DATA_ROOT, else datasets)")
+    parser.add_argument("--json", metavar="FILE", help="write the figures")
+    parser.add_argument("--markdown", metavar="FILE", help="write the table")
+    add_device_options(parser)
+    parser.add_argument(
+        "--workers",
+        type=positive,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="threads that score, or make images (%(default)s)",
+    )
+
+
+def add_device_options(parser: argparse.ArgumentParser, *, precision: str = "float32") -> None:
+    """Options of every subcommand that runs a network, and which precision it runs in unless told."""
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if any")
+    choices = ("auto", "float32", "bfloat16") if precision == "auto" else ("float32", "bfloat16")
+    parser.add_argument("--precision", choices=choices, default=precision, help="default: %(default)s")
+
+
+class ExpandQualities(argparse.Action):
+    """JPEG qualities and ranges of them, as configs write them: `10 20..40:5` is 10, 20, 25, 30, 35, 40."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: list[str],
+        option_string: str | None = None,
+    ) -> None:
+        try:
+            setattr(namespace, self.dest, list(dict.fromkeys(expand_qualities(values, key=option_string))))
+        except ValueError as error:
+            parser.error(str(error))
+
+
+def jpeg_quality(text: str) -> int:
+    """A JPEG quality of the command line."""
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= 100:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to 100, got {text}")
+    return int(text)
+
+
+def path_name(text: str) -> str:
+    """A path of the command line. An empty one, of an unset shell variable say, would mean the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty")
+    return text
+
+
+def positive(text: str) -> int:
+    """A count of the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
+    return int(text)
+
+
+def speed_size(text: str) -> int:
+    """The side of a square image, in pixels, of the command line."""
+    size = positive(text)
+    if size > MAX_SPEED_PX:
+        raise argparse.ArgumentTypeError(f"must be at most {MAX_SPEED_PX} pixels, got {text}")
+    return size
+
+
+def seed(text: str) -> int:
+    """A seed of the command line; its upper limit is scikit-learn's."""
+    if not (text.isascii() and text.isdecimal()) or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {2**32 - 1}, got {text}")
+    return int(text)
+
+
+def scale(text: str) -> float:
+    """A factor for the sides of images, of the command line. The limit keeps their size within reason."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= MAX_SCALE:
+        raise argparse.ArgumentTypeError(f"must be a number above 0 and at most {MAX_SCALE}, got {text}")
+    return value

@@ -1,0 +1,43 @@
+"""`benchmark`: how fast loader and networks are."""
+
+import argparse
+
+from commands.arguments import positive
+from commands.outputs import check_outputs, report
+from engine.distributed import choose_device
+from evaluation.speed import loader, networks, ratios
+
+COMPILE = {"auto": "auto", "on": True, "off": False}  # as `engine.compiling` names the choices
+HELP = "speed and memory of loader, training step and inference, as ratios to a baseline in the same run"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.description = (
+        "Speed as ratios. Loader: against decoding a whole 2K PNG for each sample. Networks for luma, untrained: "
+        "against the released architecture in eager float32 NCHW, and against a large matrix product."
+    )
+    parser.add_argument("--json", default="runs/benchmark.json", metavar="FILE", help="the figures (%(default)s)")
+    parser.add_argument("--markdown", metavar="FILE", help="write the table")
+    parser.add_argument("--batch", type=positive, metavar="N", help="images of a step (CUDA: 8, CPU: 1)")
+    parser.add_argument("--size", type=positive, metavar="PX", help="side of an image (CUDA: 256, CPU: 128)")
+    parser.add_argument("--rounds", type=positive, default=3, metavar="N", help="of all in turns (%(default)s)")
+    parser.add_argument(
+        "--compile", choices=COMPILE, default="auto", help="torch.compile for our training step (auto: on CUDA)"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if any")
+
+
+def run(options: argparse.Namespace) -> None:
+
+    check_outputs(options)
+    device = choose_device(options.device)
+    on_gpu = device.type == "cuda"
+    batch_size, size_px = options.batch or (8 if on_gpu else 1), options.size or (256 if on_gpu else 128)
+    compile_step = COMPILE[options.compile]
+    cases = networks.usual_cases(batch_size, size_px, device, compile_step=compile_step)
+    rows = loader.loader_rows(5 * options.rounds)  # a round of these takes no more than a second
+    network_rows, settings = networks.network_rows(cases, options.rounds)
+    shared = {"batch": batch_size, "size": size_px, "compile": options.compile}
+    result = ratios.circumstances(device) | {"settings": shared | settings, "rows": rows + network_rows}
+    report([ratios.section(result)], result, options)

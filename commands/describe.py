@@ -1,0 +1,53 @@
+"""`describe`: what a weight file holds and what it costs."""
+
+import argparse
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from commands.arguments import add_device_options, speed_size
+from commands.systems import device_name
+from common.machine import autocast, choose_precision
+from engine.distributed import choose_device
+from evaluation.speed.throughput import megapixels_per_second
+from restoration.weights import load_restorer
+
+HELP = "a network's kind, parameters, arithmetic at 256x256, and speed"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--weights", required=True, metavar="NAME", help="name of published weights, or weight file")
+    parser.add_argument("--speed", action="store_true", help="measure how fast it runs as well, which takes seconds")
+    parser.add_argument(
+        "--size", type=speed_size, default=512, metavar="PX", help="side of the image for --speed (%(default)s)"
+    )
+    add_device_options(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    restorer = load_restorer(options.weights)
+    num_parameters = sum(parameter.numel() for parameter in restorer.parameters())
+    num_frozen = sum(parameter.numel() for parameter in restorer.encoder.parameters())
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        restorer(torch.zeros(1, restorer.channels, 256, 256))
+    gmac = counter.get_total_flops() / 2e9  # two operations to a multiply-accumulate
+    print(f"{type(restorer).__name__}, {restorer.channels} channel(s)")
+    print(f"{num_parameters / 1e6:.2f} M parameters, {num_frozen / 1e6:.2f} M of them the encoder's")
+    print(f"{gmac:.2f} GMAC at 256x256")
+    if options.speed:
+        print(measured_speed(restorer, options))
+
+
+def measured_speed(restorer: torch.nn.Module, options: argparse.Namespace) -> str:
+    """The line of `describe` on a network's speed, and what it was measured with."""
+    device = choose_device(options.device)
+    precision = choose_precision(options.precision, device)
+    torch.backends.cudnn.allow_tf32 = False  # float32 is float32's speed, on any GPU
+    restorer = restorer.to(device, memory_format=torch.channels_last)
+    image = torch.rand(1, restorer.channels, options.size, options.size, device=device)
+    with autocast(device, precision):
+        speed = megapixels_per_second(restorer, image)
+    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    where = f"{device_name(device)}{threads}, {options.precision}, {options.size}x{options.size}"
+    return f"{speed:.3g} megapixels/s ({where})"

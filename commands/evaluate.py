@@ -1,0 +1,35 @@
+"""`evaluate`: a system's scores on sets of images."""
+
+import argparse
+import os
+from pathlib import Path
+
+from commands.arguments import add_common_options, add_set_options
+from commands.outputs import check_outputs, report
+from commands.systems import JPEG, System, build_system, measure, versions
+from data.config import data_root
+from evaluation.scores import protocol, tables
+
+HELP = "PSNR, SSIM and PSNR-B of a network, of JPEG, or of given images"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    system = parser.add_mutually_exclusive_group(required=True)
+    system.add_argument("--weights", help=f"weight file, name of published weights, or '{JPEG}' for the JPEG itself")
+    system.add_argument("--restored", metavar="DIR", help="score DIR/<set>/<quality>/<image stem>.png instead")
+    add_set_options(parser)
+    add_common_options(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    check_outputs(options)
+    sets = protocol.open_sets(options.sets, data_root(options.data_root))
+    protocol.check_images(sets, options.channels)
+    if options.restored is not None:
+        produce = protocol.restored_in(options.restored, sets, options.quality)
+        system = System(produce, Path(os.path.abspath(options.restored)).name, versions())
+    else:
+        system = build_system(options.weights, options.channels, options)
+    result = measure(system, sets, options.quality, options.channels, options)
+    report([tables.summarize(result)], result, options)

@@ -1,0 +1,146 @@
+"""`figure`: the paper's figures of what the encoder sees."""
+
+import argparse
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from commands.arguments import ExpandQualities, path_name, positive, seed
+from commands.encoders import find_encoder
+from commands.systems import origin
+from cqe.encoder import QualityEncoder
+from data.config import data_root
+from data.images import list_images
+from engine.distributed import choose_device
+from evaluation.encoder import gradcam, plots, tsne
+from evaluation.encoder.crops import Drawing
+from evaluation.scores import protocol, tables
+from evaluation.scores.protocol import CHANNELS, ImageSet
+from restoration.folders import make_folder
+from restoration.weights import find_weights
+
+PROBE_IMAGES = "bsds500/val"  # under the data root: for choosing, never for reporting
+PROTOTYPE_IMAGES = 24  # the first of them, whose mean representations stand for the qualities in Fig. 5
+HELP = "the paper's figures of the encoder: 2 (t-SNE), 5 (feature maps)"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    numbers = parser.add_subparsers(title="figures", dest="number", metavar="NUMBER", required=True)
+    clusters = numbers.add_parser("2", help="t-SNE of representations; writes figure_2.png, .svg and .json")
+    clusters.add_argument("--sets", nargs="+", default=["live1"], metavar="SET", help="as in evaluate (live1)")
+    clusters.add_argument(
+        "--real", metavar="DIR", help="JPEG photos of unknown quality for panel (d) (twitter under --data-root, if any)"
+    )
+    clusters.add_argument("--perplexity", type=positive, default=30, metavar="N", help="of t-SNE (%(default)s)")
+    clusters.add_argument("--projector", type=path_name, metavar="DIR", help="write a new TensorBoard folder as well")
+    maps = numbers.add_parser("5", help="feature maps and Grad-CAM; writes figure_5.png, .svg and .json")
+    maps.add_argument("--image", metavar="FILE", help="image file, or SET/STEM as in live1/bikes (the first of live1)")
+    maps.add_argument(
+        "--quality",
+        nargs="+",
+        action=ExpandQualities,
+        default=[10, 30, 50, 70, 90],
+        metavar="Q",
+        help="(10 30 50 70 90)",
+    )
+    maps.add_argument("--size", type=positive, default=512, metavar="PX", help="sides are cut to this (%(default)s)")
+    maps.add_argument(
+        "--prototypes",
+        metavar="DIR",
+        help=f"images whose mean representation stands for a quality ({PROBE_IMAGES} under --data-root, if any)",
+    )
+    for figure, draw in ((clusters, draw_clusters), (maps, draw_maps)):
+        figure.add_argument("--weights", required=True, metavar="NAME", help="as in represent")
+        figure.add_argument("--output", required=True, type=path_name, metavar="DIR", help="folder to write to")
+        figure.add_argument("--channels", choices=CHANNELS, default="gray", help="luma or RGB (default: %(default)s)")
+        figure.add_argument("--crop-size", type=positive, default=128, metavar="PX", help="side of crops (%(default)s)")
+        figure.add_argument("--seed", type=seed, default=0, metavar="N", help="of places and t-SNE (%(default)s)")
+        figure.add_argument("--data-root", default="", metavar="DIR", help="of the sets (DATA_ROOT, else datasets)")
+        figure.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if any")
+        figure.set_defaults(draw=draw, precision="float32")
+
+
+def run(options: argparse.Namespace) -> None:
+
+    stem = Path(options.output) / f"figure_{options.number}"
+    for suffix in (*plots.FORMATS, "json"):
+        tables.check_writable(f"{stem}.{suffix}")
+    device = choose_device(options.device)
+    torch.backends.cudnn.allow_tf32 = False  # float32 figures are float32's, on any GPU
+    encoder = find_encoder(options.weights, options.channels).to(device)
+    figure, content = options.draw(encoder, options)
+    make_folder(options.output)
+    paths = plots.save_figure(figure, stem)
+    libraries = {name.replace("-", "_"): version(name) for name in ("matplotlib", "scikit-learn")}
+    provenance = origin(find_weights(options.weights), device, options) | libraries
+    names = ("channels", "sets", "crop_size", "perplexity", "image", "quality", "size", "seed")
+    settings = {name: vars(options)[name] for name in names if name in options}
+    head = {"figure": int(options.number), "settings": settings}
+    text = tables.as_json(head | content | {"provenance": provenance})
+    tables.write_text(f"{stem}.json", text)
+    print(*paths, f"{stem}.json", content["caption"], sep="\n")
+
+
+def draw_clusters(encoder: QualityEncoder, options: argparse.Namespace) -> tuple[Any, dict]:
+    """Fig. 2 and its numbers; writes the projector's folder, if asked for."""
+
+    root = data_root(options.data_root)
+    sets = protocol.open_sets(options.sets, root)
+    images = ImageSet(", ".join(name for name, _ in sets), [path for _, paths in sets for path in paths])
+    folder = Path(options.real) if options.real else root / protocol.SET_FOLDERS["twitter"]
+    photos = ImageSet(folder.name, list_images(folder)) if options.real or folder.is_dir() else None
+    if options.projector:
+        tsne.check_projector(options.projector)
+    drawing = Drawing((options.crop_size,), seed=options.seed, workers=os.cpu_count() or 1)
+    panels = tsne.embed_panels(
+        encoder, images, photos, options.channels, drawing=drawing, perplexity=options.perplexity
+    )
+    if options.projector:
+        tsne.write_projector(options.projector, panels)
+    if photos is None:
+        print(f"panel (d) left out: no {folder}; name a folder of JPEG photos with --real")
+    shown = "; ".join(f"({panel.letter}) {panel.title}, {len(panel.names)} crops" for panel in panels)
+    caption = (
+        f"Fig. 2: t-SNE (perplexity {options.perplexity}, seed {options.seed}) of the representations of "
+        f"{options.crop_size}-pixel crops by {find_weights(options.weights).stem}, {options.channels}, "
+        f"{images.name}: {shown}."
+    )
+    if photos is not None:
+        caption += f" The photos are the {len(photos.paths)} of {photos.name}, {tsne.PHOTO_CROPS} crops of each."
+    return plots.tsne_figure(panels), {"caption": caption, "panels": tsne.describe(panels)}
+
+
+def draw_maps(encoder: QualityEncoder, options: argparse.Namespace) -> tuple[Any, dict]:
+    """Fig. 5 and its numbers."""
+    from evaluation.encoder import plots
+
+    root = data_root(options.data_root)
+    path = gradcam.find_image(options.image, root)
+    clean, qualities = protocol.read_clean(path, options.channels), sorted(set(options.quality))
+    gradcam.check_size(clean, options.size, name=path)
+    folder, prototypes = Path(options.prototypes or root / PROBE_IMAGES), None
+    explained = "the length of the representation"
+    if options.prototypes or folder.is_dir():
+        others = [other for other in list_images(folder) if not other.samefile(path)][:PROTOTYPE_IMAGES]
+        if not others:
+            raise ValueError(f"{folder} holds only the image shown; name other images with --prototypes")
+        drawing = Drawing((options.crop_size,), seed=options.seed, workers=os.cpu_count() or 1)
+        prototypes = gradcam.quality_prototypes(
+            encoder, ImageSet(folder.name, others), qualities, options.channels, drawing
+        )
+        explained = (
+            f"the cosine of the representation to the mean one of its quality ({options.crop_size}-pixel crops of "
+            f"{len(others)} images of {'/'.join(folder.absolute().parts[-2:])})"
+        )
+    columns = gradcam.columns_of(encoder, clean, qualities, size_px=options.size, prototypes=prototypes)
+    caption = (
+        f"Fig. 5: {path.stem} coded at the qualities, {options.channels}; mean absolute feature maps of "
+        f"{find_weights(options.weights).stem}, each row on one scale; Grad-CAM of {explained}, each map up to its own "
+        f"maximum."
+    )
+    figure = plots.maps_figure(columns, score_name="cosine" if prototypes else "length")
+    return figure, {"caption": caption} | gradcam.describe(columns)

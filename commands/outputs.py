@@ -1,0 +1,29 @@
+"""What subcommands write: tables on the terminal, and the files asked for."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from data.images import IMAGE_SUFFIXES
+from evaluation.scores import tables
+from restoration.weights import SUFFIX
+
+
+def check_outputs(options: argparse.Namespace) -> None:
+    """Refuse outputs that could not be written, or would replace a picture or weights, before anything is computed."""
+    outputs = [path for path in (options.json, options.markdown) if path]
+    if len(outputs) == 2 and Path(outputs[0]).absolute() == Path(outputs[1]).absolute():
+        raise ValueError(f"--json and --markdown are both {outputs[0]}; name two files")
+    for path in outputs:
+        if Path(path).suffix.lower() in (*IMAGE_SUFFIXES, SUFFIX, ".pth", ".pt"):
+            raise ValueError(f"{path} is named like a picture or weights; name a file for figures, such as out.json")
+        tables.check_writable(path)
+
+
+def report(sections: Sequence[tables.Section], content: dict, options: argparse.Namespace) -> None:
+    """Print the tables; write the files asked for."""
+    print("\n\n".join(map(tables.as_text, sections)), flush=True)
+    if options.markdown:
+        tables.write_text(options.markdown, "\n".join(map(tables.as_markdown, sections)))
+    if options.json:
+        tables.write_text(options.json, tables.as_json(content))

@@ -1,0 +1,53 @@
+"""`probe`: what an encoder needs to name qualities."""
+
+import argparse
+from pathlib import Path
+
+from commands.arguments import seed
+from cqe.fitting import fit_probe, read_coded
+from cqe.weights import copy_with_probe
+from data.config import data_root
+from data.images import list_images, read_rgb
+from data.splits import refuse_other_split
+from engine.distributed import choose_device
+from evaluation.scores import tables
+from restoration.weights import SUFFIX, find_weights, load_quality_encoder
+
+FIT_IMAGES = "bsds500/train"  # under the data root: what quality probes that are kept in weight files are fitted to
+HELP = "fit to an encoder, or a network's own, what reads JPEG qualities off it; written to a new file"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--weights", required=True, metavar="NAME", help="name of published weights, or weight file")
+    parser.add_argument("--output", required=True, metavar="FILE", help="the same weights and the probe; .safetensors")
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        metavar="DIR",
+        help=f"photos, as good as uncompressed, of no benchmark (default: {FIT_IMAGES} under --data-root)",
+    )
+    parser.add_argument("--data-root", default="", metavar="DIR", help="where the sets are (DATA_ROOT, else datasets)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of qualities and places (%(default)s)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if any")
+
+
+def run(options: argparse.Namespace) -> None:
+    source = find_weights(options.weights)
+    if {source.suffix.lower(), Path(options.output).suffix} != {SUFFIX}:
+        raise ValueError(f"a probe is kept in {SUFFIX} files, but the weights are {source}, --output {options.output}")
+    tables.check_writable(options.output)
+    if Path(options.output).exists() and Path(options.output).samefile(source):
+        raise ValueError(f"--output {options.output} is the file of --weights; name a new one")
+    folders = options.images or [data_root(options.data_root) / FIT_IMAGES]
+    photos = [path for folder in folders for path in list_images(folder)]
+    refuse_other_split(photos, "train")
+    encoder = load_quality_encoder(source).to(choose_device(options.device))
+    coded = read_coded(encoder, map(read_rgb, photos), num_images=len(photos), seed=options.seed)
+    fit = fit_probe(*coded)
+    copy_with_probe(source, options.output, fit.probe)
+    errors = (fit.held_out - coded[1]).abs()
+    print(
+        f"{options.output}: probe fitted to {len(errors)} crops of {len(photos)} photos; error of one crop of a photo "
+        f"that was held out: {errors.mean():.2f} on average, {errors.square().mean().sqrt():.2f} root mean square"
+    )

@@ -1,0 +1,160 @@
+"""`represent`: how well an encoder tells qualities apart."""
+
+import argparse
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from commands.arguments import ExpandQualities, add_common_options, add_set_options, jpeg_quality, positive, scale, seed
+from commands.encoders import find_encoder
+from commands.outputs import check_outputs, report
+from commands.systems import origin, sha256
+from common.machine import autocast, choose_precision
+from cqe.encoder import QualityEncoder
+from cqe.quality import raw_rows
+from cqe.weights import encoder_architecture
+from data.config import data_root
+from engine.distributed import choose_device
+from evaluation.encoder import study, study_scores
+from evaluation.encoder.crops import CONDITIONS, Drawing, between
+from evaluation.encoder.study import KINDS
+from evaluation.scores import protocol
+from restoration.weights import SUFFIX, find_weights
+
+PROBE_IMAGES = "bsds500/val"  # under the data root: for choosing, never for reporting
+HELP = "an encoder's figures: neighbours, linear probes, clusters"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.description = (
+        "How well an encoder tells JPEG qualities apart. The linear probes are fitted on crops of --probe-images, "
+        "under the same condition, and read the sets; all else is measured within a set."
+    )
+    parser.add_argument(
+        "--weights", required=True, metavar="NAME", help="encoder, or restorer to take it from: a name or a file"
+    )
+    add_set_options(parser, qualities=range(10, 91, 10))
+    parser.add_argument(
+        "--crop-size", nargs="+", type=positive, default=[128], metavar="PX", help="sides of the crops (128)"
+    )
+    for name, known in (("condition", CONDITIONS), ("kinds", KINDS)):
+        parser.add_argument(
+            f"--{name}",
+            nargs="+",
+            choices=known,
+            default=list(known),
+            metavar=name.upper(),
+            help=f"any of {', '.join(known)} (all)",
+        )
+    parser.add_argument(
+        "--supervised", metavar="FILE", help="encoder trained with labels (<encoder>_supervised beside the encoder)"
+    )
+    parser.add_argument(
+        "--probe-images",
+        metavar="DIR",
+        help=f"images to fit the probes on, none of them of a tested set ({PROBE_IMAGES} under --data-root)",
+    )
+    parser.add_argument(
+        "--unseen-quality",
+        nargs="+",
+        action=ExpandQualities,
+        metavar="Q",
+        help="for condition 'unseen' (half-way between those of --quality, and as far beyond both ends)",
+    )
+    parser.add_argument(
+        "--second-quality", type=jpeg_quality, default=90, metavar="Q", help="for condition 'double' (%(default)s)"
+    )
+    parser.add_argument("--scale", type=scale, default=0.8, metavar="S", help="for condition 'resized' (%(default)s)")
+    parser.add_argument(
+        "--crops", type=positive, default=1, metavar="N", help="of each image at each quality (%(default)s)"
+    )
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of places and fresh weights (%(default)s)")
+    add_common_options(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+
+    check_outputs(options)
+    root = data_root(options.data_root)
+    sets = protocol.open_sets(options.sets, root)
+    wanted = study_plan(options)
+    device = choose_device(options.device)
+    precision = choose_precision(options.precision, device)
+    torch.backends.cudnn.allow_tf32 = False  # float32 figures are float32's, on any GPU
+    files = encoder_files(options)
+    encoders = open_encoders(files, options)
+    probe_images = study.open_probe_images(options.probe_images or root / PROBE_IMAGES) if encoders else None
+    study.check_images(sets, probe_images, wanted)
+
+    def read(encoder: torch.nn.Module, crops: torch.Tensor) -> torch.Tensor:
+        with autocast(device, precision):
+            return raw_rows(encoder.to(device, memory_format=torch.channels_last), crops)
+
+    name, with_reencode = files["encoder"].stem, "reencode" in options.kinds
+    result = study_scores.measure(encoders, read, sets, probe_images, wanted, name=name, with_reencode=with_reencode)
+    provenance = origin(files["encoder"], device, options) | {"scikit_learn": version("scikit-learn")}
+    if "supervised" in encoders:
+        provenance |= {"supervised": files["supervised"].name, "supervised_sha256": sha256(files["supervised"])}
+    report(study_scores.sections(result), result | {"provenance": provenance}, options)
+    if "supervised" in options.kinds and "supervised" not in encoders:
+        print(no_supervised(files))
+
+
+def study_plan(options: argparse.Namespace) -> study.Plan:
+    """What `represent` is to measure. Raises ValueError for qualities that make no study."""
+    return study.Plan(
+        channels=options.channels,
+        conditions=tuple(dict.fromkeys(options.condition)),
+        qualities=tuple(sorted(set(options.quality))),
+        unseen=tuple(sorted(set(options.unseen_quality or between(options.quality)))),
+        drawing=Drawing(
+            sizes_px=tuple(dict.fromkeys(options.crop_size)),
+            crops_per_image=options.crops,
+            second_quality=options.second_quality,
+            scale=options.scale,
+            seed=options.seed,
+            workers=options.workers,
+        ),
+    )
+
+
+def encoder_files(options: argparse.Namespace) -> dict[str, Path]:
+    """The files of "encoder" and of "supervised", which need not exist unless it was named.
+
+    Raises:
+        FileNotFoundError: if there are no such weights, or `supervised` alone is wanted and is not there.
+    """
+    file = find_weights(options.weights)
+    twin = file.with_name(f"{file.stem}_supervised{SUFFIX}")
+    files = {"encoder": file, "supervised": find_weights(options.supervised) if options.supervised else twin}
+    if set(options.kinds) == {"supervised"} and not files["supervised"].is_file():
+        raise FileNotFoundError(no_supervised(files))
+    return files
+
+
+def no_supervised(files: dict[str, Path]) -> str:
+    """What to say where there is no encoder trained with labels."""
+    return (
+        f"supervised: left out, there is no {files['supervised']}; to train one: python train_cqe.py --config <config> "
+        f"--config configs/cqe/supervised.yaml (then put its encoder there, or name it with --supervised)"
+    )
+
+
+def open_encoders(files: dict[str, Path], options: argparse.Namespace) -> dict[str, QualityEncoder]:
+    """The encoders to measure, by kind, those of them that there are. Errors as `find_encoder`."""
+    encoder = find_encoder(files["encoder"], options.channels)
+    encoders = {"encoder": encoder, "untrained": untrained_like(encoder, options.seed)}
+    if "supervised" in options.kinds and files["supervised"].is_file():
+        encoders["supervised"] = supervised = find_encoder(files["supervised"], options.channels)
+        if (other := encoder_architecture(supervised)) != (own := encoder_architecture(encoder)):
+            raise ValueError(f"{files['supervised']} is {other}, but --weights is {own}; give one of this architecture")
+    return {kind: network for kind, network in encoders.items() if kind in options.kinds}
+
+
+def untrained_like(encoder: QualityEncoder, seed: int) -> QualityEncoder:
+    """A freshly initialised encoder of the same architecture, in eval mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return QualityEncoder(**encoder_architecture(encoder)).eval()

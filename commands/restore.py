@@ -1,0 +1,78 @@
+"""`restore`: photos, in files and folders."""
+
+import argparse
+import sys
+
+import torch
+
+from commands.arguments import add_device_options, path_name, positive
+from common.machine import autocast, choose_precision
+from engine.distributed import choose_device
+from restoration.folders import Restoring, make_folder, plan, restore_files
+from restoration.tiling import TILE_PX, check_tiles
+from restoration.weights import load_reader, load_restorer, published_names
+
+# Without the colour network's file, the gray one restores the luma of colour photos.
+RESTORE_WEIGHTS = {"gray": "fast_tiny_gray", "color": "fast_tiny_color"}
+ADD_PROBE = "add one: test.py probe --weights FILE --output NEW_FILE"
+HELP = "photos in files and folders, restored and written as PNG"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.description = (
+        "Restore photos. Prints, for each, `PHOTO: JPEG quality about Q +- S`, as read off its pixels by "
+        "the encoder (S is one standard error; near 100: no trace of JPEG); where no progress bar is shown, also "
+        "`PHOTO -> OUTPUT  WIDTHxHEIGHT  SECONDS  WHAT`."
+    )
+    parser.add_argument(
+        "inputs", nargs="+", type=path_name, metavar="IN", help="image file, or folder (with its sub-folders)"
+    )
+    parser.add_argument(
+        "--output", required=True, type=path_name, metavar="DIR", help="folder to write to; names and sub-folders stay"
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="NAME",
+        help=f"published weights or a file, for all photos (default: {RESTORE_WEIGHTS['color']} for photos with "
+        f"colour if it is there, {RESTORE_WEIGHTS['gray']} for others); a luma network leaves the chroma as it is",
+    )
+    parser.add_argument(
+        "--tile",
+        type=positive,
+        default=TILE_PX,
+        metavar="PX",
+        help="side of a tile (%(default)s); less saves memory",
+    )
+    add_device_options(parser, precision="auto")
+    parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist (inputs never are)")
+
+
+def run(options: argparse.Namespace) -> None:
+    check_tiles(options.tile)
+    jobs = plan(options.inputs, options.output, overwrite=options.overwrite)
+    device = choose_device(options.device)
+    precision = choose_precision(options.precision, device)
+    gray, color = [options.weights] * 2 if options.weights else default_weights()
+    opened = {name: open_restoring(name, device) for name in dict.fromkeys((gray, color))}
+    make_folder(options.output)
+    for name, restoring in opened.items():
+        if restoring.read_quality is None:
+            print(f"{name} holds no quality probe: qualities are not read ({ADD_PROBE})", file=sys.stderr)
+    with autocast(device, precision):
+        failures = restore_files(opened[gray], opened[color], jobs, tile_px=options.tile)
+    if failures:
+        raise ValueError(f"{len(failures)} of {len(jobs)} photos not restored: {'; '.join(failures)}")
+
+
+def default_weights() -> tuple[str, str]:
+    """Names of the weights that `restore` uses for photos without colour, and with."""
+    gray, color = RESTORE_WEIGHTS["gray"], RESTORE_WEIGHTS["color"]
+    return gray, color if color in published_names() else gray
+
+
+def open_restoring(weights: str, device: torch.device) -> Restoring:
+    """The network that `--weights` of `restore` names, on the device, with what reads qualities by its encoder."""
+    restorer = load_restorer(weights).to(device, memory_format=torch.channels_last)
+    reader = load_reader(weights, restorer)
+    return Restoring(restorer, reader.read if reader else None)

@@ -1,0 +1,106 @@
+"""What `--weights` names: a restoration network or the JPEG itself, and what is kept with its scores."""
+
+import argparse
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import PIL
+import skimage
+import torch
+
+from common.machine import autocast, choose_precision
+from engine.distributed import choose_device
+from evaluation.scores import protocol
+from evaluation.scores.protocol import CHANNELS, ImageSet, Produce
+from restoration.tiling import restore_image
+from restoration.weights import find_weights, load_restorer, published_names
+
+JPEG = "jpeg"  # the name under which nothing is restored: the JPEG itself is scored
+
+
+class System(NamedTuple):
+    """What is measured: how its images come about, its name in the results, and what it is made of."""
+
+    produce: Produce
+    name: str
+    provenance: dict[str, str]
+
+
+class Network(NamedTuple):
+    """A restoration network ready to run, how networks run on an image here, its name in the results and its origin."""
+
+    restorer: torch.nn.Module
+    restore: Callable[[torch.nn.Module, np.ndarray], np.ndarray]
+    name: str
+    provenance: dict[str, str]
+
+
+def build_system(weights: str, channels: str, options: argparse.Namespace) -> System:
+    """The system that `--weights` names.
+
+    Raises:
+        FileNotFoundError: if there are no such weights.
+        ValueError: if they cannot be used, or not for these channels.
+    """
+    if weights == JPEG:
+        return System(protocol.restored_by(lambda image: image), JPEG, versions())
+    network = open_network(weights, channels, options)
+    produce = protocol.restored_by(lambda image: network.restore(network.restorer, image))
+    return System(produce, network.name, network.provenance)
+
+
+def open_network(weights: str, channels: str, options: argparse.Namespace) -> Network:
+    """The network that `--weights` names, on the device and in the precision asked for. Errors as `build_system`."""
+    device = choose_device(options.device)
+    precision = choose_precision(options.precision, device)
+    torch.backends.cudnn.allow_tf32 = False  # float32 figures are float32's, on any GPU
+    restorer = load_restorer(weights, channels=CHANNELS[channels]).to(device, memory_format=torch.channels_last)
+
+    def restore(network: torch.nn.Module, image: np.ndarray) -> np.ndarray:
+        with autocast(device, precision):
+            return restore_image(network, image)
+
+    file = find_weights(weights)
+    return Network(restorer, restore, file.stem, origin(file, device, options))
+
+
+def published_for(channels: str) -> list[str]:
+    """The published restoration networks for "gray" or "color" images."""
+    return [name for name in published_names() if load_restorer(name).channels == CHANNELS[channels]]
+
+
+def measure(
+    system: System, sets: Sequence[ImageSet], qualities: Sequence[int], channels: str, options: argparse.Namespace
+) -> dict:
+    """`protocol.evaluate`, and what the figures came from."""
+    result = protocol.evaluate(system.produce, sets, qualities, channels, method=system.name, workers=options.workers)
+    return result | {"provenance": system.provenance}
+
+
+def origin(file: Path, device: torch.device, options: argparse.Namespace) -> dict[str, str]:
+    """What a network's figures came from."""
+    network = {
+        "weights": file.name,
+        "weights_sha256": sha256(file),
+        "device": device_name(device),
+        "precision": options.precision,
+    }
+    return network | versions()
+
+
+def device_name(device: torch.device) -> str:
+    """A GPU's model, or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def sha256(path: str | Path) -> str:
+    """The digest by which a weight file is known in its model card and in results."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """The libraries whose versions can move a figure: the codec, the metrics, the network."""
+    return {"pillow": PIL.__version__, "scikit_image": skimage.__version__, "torch": torch.__version__}
