@@ -6,12 +6,9 @@
 Writes `restorer.safetensors` (network and encoder, the best by PSNR on the validation images) into the run's folder.
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -22,105 +19,21 @@ from cqe.encoder import QualityEncoder
 from cqe.quality import QualityProbe
 from cqe.weights import load_encoder
 from data.color import luma, to_image, to_tensor
-from data.config import DataConfig, data_root, expand_qualities
+from data.config import data_root, expand_qualities
 from data.jpeg import compress
 from data.patches import RestorationPatches, open_training_stores, open_validation_store
-from engine.config import OptimConfig, TrainerConfig, parse_config
+from engine.config import parse_config
 from engine.distributed import Process, main_first, process_group
 from engine.loader import build_loader
 from engine.loop import Stage, train
 from engine.run import check_run_dir
 from engine.run_log import RunLog
 from evaluation.scores.metrics import MIN_SIDE_PX, score
-from losses.reconstruction import reconstruction_loss
-from restoration.networks import NetworkConfig, build_restorer
-from restoration.networks.restorer import Restorer
+from restoration.config import RestorerConfig
+from restoration.networks import build_restorer
+from restoration.objective import RestorationObjective
 from restoration.warm_start import start_from
 from restoration.weights import find_probe, load_restorer, save_restorer
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """MAE + weighted FFT loss, Eq. 8-10.
-
-    Args:
-        fft_weight: lambda of Eq. 10, >= 0.
-        fft_norm: scaling of the transform as torch.fft names it; "backward", none, is the paper's.
-    """
-
-    fft_weight: float = 0.1
-    fft_norm: Literal["backward", "ortho", "forward"] = "backward"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.fft_weight < math.inf:
-            raise ValueError(f"loss.fft_weight must be 0 or more, got {self.fft_weight}")
-
-
-@dataclass(frozen=True)
-class ValidationConfig:
-    """How the network is measured while it trains.
-
-    Args:
-        qualities: as data.qualities.
-        num_images: how many of the validation images, the first by name; null: all.
-        crop_size_px: measure on the top left corner of this size only, in pixels; null: whole images.
-        num_pictures: how many strips of input, output and truth go to TensorBoard.
-    """
-
-    qualities: list[int | str] = field(default_factory=lambda: [10, 20, 30, 40])
-    num_images: int | None = 20
-    crop_size_px: int | None = None
-    num_pictures: int = 2
-
-    def __post_init__(self) -> None:
-        expand_qualities(self.qualities, key="validation.qualities")
-        if self.num_images is not None and self.num_images < 1:
-            raise ValueError(f"validation.num_images must be at least 1 or null, got {self.num_images}")
-        if self.crop_size_px is not None and self.crop_size_px < MIN_SIDE_PX:
-            raise ValueError(f"validation.crop_size_px must be at least {MIN_SIDE_PX} or null, got {self.crop_size_px}")
-
-
-@dataclass(frozen=True)
-class RestorerConfig:
-    """Stage 2.
-
-    Args:
-        encoder: weight file of the quality encoder, `encoder.safetensors` of a stage 1 run; not read where
-            `initial_weights` bring theirs.
-        trainer: how long, where, what is written.
-        network: which restoration network.
-        data: training patches.
-        loss: reconstruction loss.
-        optim: optimiser and schedule.
-        validation: measurement on the way.
-        initial_weights: trained weights, by name or file, to go on from under a new schedule. The network must be the
-            configured one, and brings its own encoder; or have fewer residual blocks (those added start as the
-            identity), or be for luma where RGB is configured (the encoder is then the configured one). Empty:
-            untrained.
-    """
-
-    encoder: str
-    trainer: TrainerConfig
-    network: NetworkConfig = field(default_factory=NetworkConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    validation: ValidationConfig = field(default_factory=ValidationConfig)
-    initial_weights: str = ""
-
-
-class RestorationObjective(nn.Module):
-    """The network and its loss in one module, so that DDP sees one forward pass."""
-
-    def __init__(self, restorer: Restorer, loss: LossConfig) -> None:
-        super().__init__()
-        self.restorer = restorer
-        self.loss = loss
-
-    def forward(self, degraded: Tensor, clean: Tensor) -> dict[str, Tensor]:
-        """Named losses of a batch: (N, C, H, W) in [0, 1] each."""
-        restored = self.restorer(degraded)
-        return reconstruction_loss(restored, clean, fft_weight=self.loss.fft_weight, fft_norm=self.loss.fft_norm)
 
 
 class RestorerStage(Stage):
@@ -139,7 +52,7 @@ class RestorerStage(Stage):
     ) -> None:
         self.config = config
         self.kept = build_restorer(config.network, encoder, config.data.channels)
-        self.module = RestorationObjective(self.kept, config.loss)
+        self.module = RestorationObjective(self.kept, fft_weight=config.loss.fft_weight, fft_norm=config.loss.fft_norm)
         self.validation_images = validation_images
         self.probe = probe  # the encoder's, which goes along with it
         self.probe_of = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
@@ -175,6 +88,12 @@ class RestorerStage(Stage):
         save_restorer(kept, self.config.network, path, probe=self.probe if fits else None)
 
 
+def check_validation_crops(crop_size_px: int | None) -> None:
+    """Refuse crops that the metrics cannot measure. Raises ValueError."""
+    if crop_size_px is not None and crop_size_px < MIN_SIDE_PX:
+        raise ValueError(f"validation.crop_size_px must be at least {MIN_SIDE_PX} or null, got {crop_size_px}")
+
+
 def open_validation_images(config: RestorerConfig) -> list[np.ndarray]:
     """The first validation images, luma or RGB.
 
@@ -193,6 +112,7 @@ def open_validation_images(config: RestorerConfig) -> list[np.ndarray]:
 def run(config: RestorerConfig, process: Process) -> dict[str, float]:
     """Train the network; returns the last validation's metrics."""
     check_run_dir(config.trainer)  # before anything is packed
+    check_validation_crops(config.validation.crop_size_px)
     trained = load_restorer(config.initial_weights) if config.initial_weights else None
     # An encoder comes along with the network that was trained around it; luma's cannot read RGB.
     brings_encoder = trained is not None and trained.channels == config.data.channels

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from data.config import expand_qualities
-from evaluation.scores import protocol
-from evaluation.scores.protocol import CHANNELS
+from evaluation.scores.image_sets import CHANNELS, SET_FOLDERS
 
 MAX_SCALE = 4
 MAX_SPEED_PX = 4096  # side of the image on which `describe` measures speed; larger ones may not fit into memory
@@ -28,7 +27,7 @@ def add_set_options(parser: argparse.ArgumentParser, *, qualities: Sequence[int]
         nargs="+",
         required=True,
         metavar="SET",
-        help=f"any of {', '.join(protocol.SET_FOLDERS)} (under --data-root; bsds500/val is for choosing, never for "
+        help=f"any of {', '.join(SET_FOLDERS)} (under --data-root; bsds500/val is for choosing, never for "
         "reporting), or a path to any folder of images",
     )
     listed = " ".join(map(str, qualities))

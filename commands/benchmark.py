@@ -4,7 +4,7 @@ import argparse
 
 from commands.arguments import positive
 from commands.outputs import check_outputs, report
-from engine.distributed import choose_device
+from common.machine import choose_device
 from evaluation.speed import loader, networks, ratios
 
 COMPILE = {"auto": "auto", "on": True, "off": False}  # as `engine.compiling` names the choices

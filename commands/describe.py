@@ -6,9 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from commands.arguments import add_device_options, speed_size
-from commands.systems import device_name
-from common.machine import autocast, choose_precision
-from engine.distributed import choose_device
+from common.machine import autocast, choose_device, choose_precision, device_name
 from evaluation.speed.throughput import megapixels_per_second
 from restoration.weights import load_restorer
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cqe.encoder import QualityEncoder
-from evaluation.scores.protocol import CHANNELS
+from evaluation.scores.image_sets import CHANNELS
 from restoration.weights import load_quality_encoder
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from commands.arguments import add_common_options, add_set_options
 from commands.outputs import check_outputs, report
-from commands.systems import JPEG, System, build_system, measure, versions
+from commands.systems import JPEG, System, build_system, measure
+from common.machine import versions
 from data.config import data_root
 from evaluation.scores import protocol, tables
+from evaluation.scores.image_sets import check_images, open_sets
 
 HELP = "PSNR, SSIM and PSNR-B of a network, of JPEG, or of given images"
 
@@ -24,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     check_outputs(options)
-    sets = protocol.open_sets(options.sets, data_root(options.data_root))
-    protocol.check_images(sets, options.channels)
+    sets = open_sets(options.sets, data_root(options.data_root))
+    check_images(sets, options.channels)
     if options.restored is not None:
         produce = protocol.restored_in(options.restored, sets, options.quality)
         system = System(produce, Path(os.path.abspath(options.restored)).name, versions())

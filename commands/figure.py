@@ -11,14 +11,15 @@ import torch
 from commands.arguments import ExpandQualities, path_name, positive, seed
 from commands.encoders import find_encoder
 from commands.systems import origin
+from common.files import check_writable, write_text
+from common.machine import choose_device
 from cqe.encoder import QualityEncoder
 from data.config import data_root
 from data.images import list_images
-from engine.distributed import choose_device
 from evaluation.encoder import gradcam, plots, tsne
 from evaluation.encoder.crops import Drawing
-from evaluation.scores import protocol, tables
-from evaluation.scores.protocol import CHANNELS, ImageSet
+from evaluation.report import as_json
+from evaluation.scores.image_sets import CHANNELS, SET_FOLDERS, ImageSet, open_sets, read_clean
 from restoration.folders import make_folder
 from restoration.weights import find_weights
 
@@ -68,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
 
     stem = Path(options.output) / f"figure_{options.number}"
     for suffix in (*plots.FORMATS, "json"):
-        tables.check_writable(f"{stem}.{suffix}")
+        check_writable(f"{stem}.{suffix}")
     device = choose_device(options.device)
     torch.backends.cudnn.allow_tf32 = False  # float32 figures are float32's, on any GPU
     encoder = find_encoder(options.weights, options.channels).to(device)
@@ -80,8 +81,8 @@ def run(options: argparse.Namespace) -> None:
     names = ("channels", "sets", "crop_size", "perplexity", "image", "quality", "size", "seed")
     settings = {name: vars(options)[name] for name in names if name in options}
     head = {"figure": int(options.number), "settings": settings}
-    text = tables.as_json(head | content | {"provenance": provenance})
-    tables.write_text(f"{stem}.json", text)
+    text = as_json(head | content | {"provenance": provenance})
+    write_text(f"{stem}.json", text)
     print(*paths, f"{stem}.json", content["caption"], sep="\n")
 
 
@@ -89,9 +90,9 @@ def draw_clusters(encoder: QualityEncoder, options: argparse.Namespace) -> tuple
     """Fig. 2 and its numbers; writes the projector's folder, if asked for."""
 
     root = data_root(options.data_root)
-    sets = protocol.open_sets(options.sets, root)
+    sets = open_sets(options.sets, root)
     images = ImageSet(", ".join(name for name, _ in sets), [path for _, paths in sets for path in paths])
-    folder = Path(options.real) if options.real else root / protocol.SET_FOLDERS["twitter"]
+    folder = Path(options.real) if options.real else root / SET_FOLDERS["twitter"]
     photos = ImageSet(folder.name, list_images(folder)) if options.real or folder.is_dir() else None
     if options.projector:
         tsne.check_projector(options.projector)
@@ -120,7 +121,7 @@ def draw_maps(encoder: QualityEncoder, options: argparse.Namespace) -> tuple[Any
 
     root = data_root(options.data_root)
     path = gradcam.find_image(options.image, root)
-    clean, qualities = protocol.read_clean(path, options.channels), sorted(set(options.quality))
+    clean, qualities = read_clean(path, options.channels), sorted(set(options.quality))
     gradcam.check_size(clean, options.size, name=path)
     folder, prototypes = Path(options.prototypes or root / PROBE_IMAGES), None
     explained = "the length of the representation"

@@ -6,7 +6,8 @@ from commands.arguments import ExpandQualities, add_common_options, add_set_opti
 from commands.outputs import check_outputs, report
 from commands.systems import open_network
 from data.config import data_root
-from evaluation.scores import guidance, protocol
+from evaluation.scores import guidance
+from evaluation.scores.image_sets import open_sets
 
 HELP = "a network's scores when its decoder is given other features"
 
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     check_outputs(options)
-    sets = protocol.open_sets(options.sets, data_root(options.data_root))
+    sets = open_sets(options.sets, data_root(options.data_root))
     network = open_network(options.weights, options.channels, options)
     result = guidance.evaluate_features(
         network.restorer,

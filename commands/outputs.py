@@ -4,7 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.files import check_writable, write_text
 from data.images import IMAGE_SUFFIXES
+from evaluation.report import as_json, as_markdown, as_text
 from evaluation.scores import tables
 from restoration.weights import SUFFIX
 
@@ -17,13 +19,13 @@ def check_outputs(options: argparse.Namespace) -> None:
     for path in outputs:
         if Path(path).suffix.lower() in (*IMAGE_SUFFIXES, SUFFIX, ".pth", ".pt"):
             raise ValueError(f"{path} is named like a picture or weights; name a file for figures, such as out.json")
-        tables.check_writable(path)
+        check_writable(path)
 
 
 def report(sections: Sequence[tables.Section], content: dict, options: argparse.Namespace) -> None:
     """Print the tables; write the files asked for."""
-    print("\n\n".join(map(tables.as_text, sections)), flush=True)
+    print("\n\n".join(map(as_text, sections)), flush=True)
     if options.markdown:
-        tables.write_text(options.markdown, "\n".join(map(tables.as_markdown, sections)))
+        write_text(options.markdown, "\n".join(map(as_markdown, sections)))
     if options.json:
-        tables.write_text(options.json, tables.as_json(content))
+        write_text(options.json, as_json(content))

@@ -4,13 +4,13 @@ import argparse
 from pathlib import Path
 
 from commands.arguments import seed
+from common.files import check_writable
+from common.machine import choose_device
 from cqe.fitting import fit_probe, read_coded
 from cqe.weights import copy_with_probe
 from data.config import data_root
 from data.images import list_images, read_rgb
 from data.splits import refuse_other_split
-from engine.distributed import choose_device
-from evaluation.scores import tables
 from restoration.weights import SUFFIX, find_weights, load_quality_encoder
 
 FIT_IMAGES = "bsds500/train"  # under the data root: what quality probes that are kept in weight files are fitted to
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
     source = find_weights(options.weights)
     if {source.suffix.lower(), Path(options.output).suffix} != {SUFFIX}:
         raise ValueError(f"a probe is kept in {SUFFIX} files, but the weights are {source}, --output {options.output}")
-    tables.check_writable(options.output)
+    check_writable(options.output)
     if Path(options.output).exists() and Path(options.output).samefile(source):
         raise ValueError(f"--output {options.output} is the file of --weights; name a new one")
     folders = options.images or [data_root(options.data_root) / FIT_IMAGES]

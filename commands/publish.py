@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from commands.systems import sha256
-from evaluation.scores import tables
+from common.files import check_writable, sha256
 from restoration.weights import store_half
 
 HELP = "store a trained network at half the size, as float16"
@@ -17,6 +16,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    tables.check_writable(options.output)
+    check_writable(options.output)
     store_half(options.weights, options.output)
     print(f"{options.output}: {Path(options.output).stat().st_size / 1e6:.1f} MB, sha256 {sha256(options.output)}")

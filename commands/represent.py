@@ -9,17 +9,17 @@ import torch
 from commands.arguments import ExpandQualities, add_common_options, add_set_options, jpeg_quality, positive, scale, seed
 from commands.encoders import find_encoder
 from commands.outputs import check_outputs, report
-from commands.systems import origin, sha256
-from common.machine import autocast, choose_precision
+from commands.systems import origin
+from common.files import sha256
+from common.machine import autocast, choose_device, choose_precision
 from cqe.encoder import QualityEncoder
 from cqe.quality import raw_rows
 from cqe.weights import encoder_architecture
 from data.config import data_root
-from engine.distributed import choose_device
 from evaluation.encoder import study, study_scores
 from evaluation.encoder.crops import CONDITIONS, Drawing, between
 from evaluation.encoder.study import KINDS
-from evaluation.scores import protocol
+from evaluation.scores.image_sets import open_sets
 from restoration.weights import SUFFIX, find_weights
 
 PROBE_IMAGES = "bsds500/val"  # under the data root: for choosing, never for reporting
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> None:
 
     check_outputs(options)
     root = data_root(options.data_root)
-    sets = protocol.open_sets(options.sets, root)
+    sets = open_sets(options.sets, root)
     wanted = study_plan(options)
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)

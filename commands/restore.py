@@ -6,8 +6,7 @@ import sys
 import torch
 
 from commands.arguments import add_device_options, path_name, positive
-from common.machine import autocast, choose_precision
-from engine.distributed import choose_device
+from common.machine import autocast, choose_device, choose_precision
 from restoration.folders import Restoring, make_folder, plan, restore_files
 from restoration.tiling import TILE_PX, check_tiles
 from restoration.weights import load_reader, load_restorer, published_names

@@ -1,20 +1,18 @@
 """What `--weights` names: a restoration network or the JPEG itself, and what is kept with its scores."""
 
 import argparse
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import PIL
-import skimage
 import torch
 
-from common.machine import autocast, choose_precision
-from engine.distributed import choose_device
+from common.files import sha256
+from common.machine import autocast, choose_device, choose_precision, device_name, versions
 from evaluation.scores import protocol
-from evaluation.scores.protocol import CHANNELS, ImageSet, Produce
+from evaluation.scores.image_sets import CHANNELS, ImageSet
+from evaluation.scores.protocol import Produce
 from restoration.tiling import restore_image
 from restoration.weights import find_weights, load_restorer, published_names
 
@@ -89,18 +87,3 @@ def origin(file: Path, device: torch.device, options: argparse.Namespace) -> dic
         "precision": options.precision,
     }
     return network | versions()
-
-
-def device_name(device: torch.device) -> str:
-    """A GPU's model, or "cpu"."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-def sha256(path: str | Path) -> str:
-    """The digest by which a weight file is known in its model card and in results."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """The libraries whose versions can move a figure: the codec, the metrics, the network."""
-    return {"pillow": PIL.__version__, "scikit_image": skimage.__version__, "torch": torch.__version__}

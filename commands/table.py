@@ -6,7 +6,8 @@ from commands.arguments import add_common_options
 from commands.outputs import check_outputs, report
 from commands.systems import JPEG, build_system, measure, published_for
 from data.config import data_root
-from evaluation.scores import protocol, tables
+from evaluation.scores import tables
+from evaluation.scores.image_sets import check_images, open_sets, present_sets
 
 HELP = "one of the paper's tables, measured rows below the printed ones"
 
@@ -31,8 +32,8 @@ def run(options: argparse.Namespace) -> None:
     channels = tables.paper_table(options.number)["channels"]
     names, qualities = tables.sets_and_qualities(options.number)
     root = data_root(options.data_root)
-    sets = protocol.open_sets(protocol.present_sets(names, root), root)
-    protocol.check_images(sets, channels)
+    sets = open_sets(present_sets(names, root), root)
+    check_images(sets, channels)
     chosen = options.weights or [JPEG, *published_for(channels)]
     systems = [build_system(weights, channels, options) for weights in dict.fromkeys(chosen)]
     results = [measure(system, sets, qualities, channels, options) for system in systems]

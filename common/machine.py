@@ -1,16 +1,28 @@
-"""Half precision where the hardware has it, on GPUs and on CPUs with bf16 instructions; cuDNN's choice of algorithms.
+"""The device, the precision it computes in, cuDNN's choice of algorithms, and the versions that can move a result.
 
 TensorFloat-32 stays as PyTorch has it: in float32 on CUDA, convolutions use it and matrix products do not. Under
 bfloat16 next to nothing is left in float32 that could gain from it: the losses, whose digits are worth more.
 """
 
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import PIL
+import skimage
 import torch
 
 CPU_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}  # as Linux names them, the last one on Arm
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name: "auto", "cuda" or "cpu". Raises ValueError if it is not to be had."""
+    if name not in ("auto", "cuda", "cpu"):
+        raise ValueError(f"device must be auto, cuda or cpu, got '{name}'")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda was asked for, but torch sees no CUDA device; use auto or cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
@@ -60,3 +72,23 @@ def cpu_has_bfloat16() -> bool:
         (line.split(":", 1)[1].split() for line in lines if line.lower().startswith(("flags", "features"))), []
     )
     return bool(CPU_BF16_FLAGS & set(flags))
+
+
+def device_name(device: torch.device) -> str:
+    """A GPU's model, or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def versions() -> dict[str, str]:
+    """The libraries whose versions can move a figure: the codec, the metrics, the network."""
+    return {"pillow": PIL.__version__, "scikit_image": skimage.__version__, "torch": torch.__version__}
+
+
+def cpu_model() -> str:
+    """The processor's name as Linux tells it, elsewhere as Python does."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,12 +1,13 @@
 """Checkpoints: everything needed to go on, written aside then renamed, read without running anything in the file."""
 
-import os
 import pickle
 import struct
 import zipfile
 from pathlib import Path
 
 import torch
+
+from common.files import written_whole
 
 FORMAT_VERSION = 1
 
@@ -17,14 +18,11 @@ _DAMAGED = (RuntimeError, ValueError, EOFError, LookupError, AssertionError, str
 def save_checkpoint(path: str | Path, state: dict) -> None:
     """Write `state` (tensors and plain containers) so that `path` is either the old file or the whole new one."""
     path = Path(path)
-    working = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        torch.save(state | {"format_version": FORMAT_VERSION}, working)
-        os.replace(working, path)
+        with written_whole(path) as working:
+            torch.save(state | {"format_version": FORMAT_VERSION}, working)
     except RuntimeError as error:  # torch's writer, on a full disk for one
         raise OSError(f"cannot write {path}: {' '.join(str(error).split())[:120]}") from None
-    finally:
-        working.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: str | Path, *, stage: str) -> dict:

@@ -17,6 +17,8 @@ from typing import Any, Literal, TypeVar
 import jsonargparse
 import yaml
 
+from common.files import write_text
+
 Config = TypeVar("Config")
 
 MAX_LISTED_KEYS = 20  # more would bury the message
@@ -185,9 +187,7 @@ def to_dict(config: Any) -> dict:
 
 def save_config(config: Any, path: str | Path) -> None:
     """Write the resolved configuration as YAML; it is enough to repeat the run."""
-    working = Path(path).with_suffix(".tmp")
-    working.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
-    working.replace(path)
+    write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False))
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

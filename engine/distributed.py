@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from common.machine import choose_device
+
 VALIDATION_TIMEOUT = timedelta(hours=1)  # the other ranks wait while rank 0 validates
 
 
@@ -53,15 +55,6 @@ def process_group(device: str = "auto") -> Iterator[Process]:
         yield Process(rank, world_size, chosen)
     finally:
         dist.destroy_process_group()
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of a name: "auto", "cuda" or "cpu". Raises ValueError if it is not to be had."""
-    if name not in ("auto", "cuda", "cpu"):
-        raise ValueError(f"device must be auto, cuda or cpu, got '{name}'")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device cuda was asked for, but torch sees no CUDA device; use auto or cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def gather_rows(rows: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """Published weights: safetensors files whose metadata says what they are and how to build the network."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from common.files import written_whole
 
 METADATA_KEY = "description"
 
@@ -32,21 +33,16 @@ def save_weights(
         architecture: what is needed to build the network again; plain JSON values.
         is_half: store floating-point tensors as float16; `read_weights` gives float32 back.
     """
-    path = Path(path)
     stored = {
         name: (tensor.half() if is_half and tensor.is_floating_point() else tensor).detach().cpu().contiguous()
         for name, tensor in tensors.items()
     }
     description = json.dumps({"kind": kind, "architecture": dict(architecture)})
-    working = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with written_whole(path) as working:
         working.touch()  # with the user's usual permissions; save_file alone makes it private
         mode = working.stat().st_mode
         save_file(stored, working, metadata={METADATA_KEY: description})
         working.chmod(mode)
-        os.replace(working, path)
-    finally:
-        working.unlink(missing_ok=True)
 
 
 def read_weights(path: str | Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -15,9 +15,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 import train_cqe
 import train_restorer
+from cqe.config import CqeConfig
 from cqe.moco import MomentumContrast
 from engine.config import parse_config
 from engine.distributed import Process, gather_rows, largest_over_ranks, mean_over_ranks, process_group
+from restoration.config import RestorerConfig
 
 EQUAL_QUALITIES = ("negatives", "skipped", "positives")
 
@@ -43,8 +45,8 @@ def main() -> None:
     train_cqe.train = recording(train_cqe.train)
     train_restorer.train = recording(train_restorer.train)
     with process_group("cpu") as process:
-        train_restorer.run(parse_config(train_restorer.RestorerConfig, ["--config", restorer_config]), process)
-        train_cqe.run(parse_config(train_cqe.CqeConfig, ["--config", cqe_config]), process)
+        train_restorer.run(parse_config(RestorerConfig, ["--config", restorer_config]), process)
+        train_cqe.run(parse_config(CqeConfig, ["--config", cqe_config]), process)
         restorer, encoder = stages
         seen = {
             "keys": torch.stack(gathered[2]),

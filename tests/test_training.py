@@ -15,11 +15,13 @@ from torch import Tensor
 
 import train_cqe
 import train_restorer
+from cqe.config import CqeConfig
 from cqe.encoder import QualityEncoder
 from cqe.quality import QualityProbe
 from cqe.weights import load_encoder, load_probe, save_encoder
 from engine.checkpoint import load_checkpoint
 from engine.config import TrainerConfig
+from restoration.config import RestorerConfig
 from restoration.networks import NetworkConfig
 from restoration.weights import load_restorer
 from tests.places import ROOT
@@ -251,9 +253,7 @@ def test_training_goes_on_from_trained_weights(settings: Callable, script: Calla
 
 def test_a_probe_is_published_with_its_own_encoder_only(tmp_path: Path) -> None:
     path = tmp_path / "restorer.safetensors"
-    config = train_restorer.RestorerConfig(
-        encoder="", trainer=TrainerConfig(run_dir="run"), network=NetworkConfig("fast")
-    )
+    config = RestorerConfig(encoder="", trainer=TrainerConfig(run_dir="run"), network=NetworkConfig("fast"))
     stage = train_restorer.RestorerStage(config, QualityEncoder(1, width=8), QualityProbe(32), [])
     stage.publish(stage.kept, path)
     assert load_probe(path) is not None
@@ -439,7 +439,7 @@ def test_an_encoder_file_that_does_not_fit_is_refused(
 @pytest.mark.parametrize("stage", ["cqe", "restorer"])
 def test_a_batch_that_the_processes_do_not_divide_is_refused(stage: str, settings: Callable, tmp_path: Path) -> None:
     module = SCRIPTS[stage]
-    config_class = train_cqe.CqeConfig if stage == "cqe" else train_restorer.RestorerConfig
+    config_class = CqeConfig if stage == "cqe" else RestorerConfig
     config = module.parse_config(config_class, ["--config", str(write_config(tmp_path / "c.yaml", settings(stage)))])
     with pytest.raises(ValueError, match=r"data\.batch_size \(4\) must be a multiple of the 3 processes"):
         module.run(config, module.Process(0, 3, torch.device("cpu")))

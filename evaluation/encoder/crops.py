@@ -15,7 +15,7 @@ import numpy as np
 
 from data.jpeg import COLOR_UNIT_PX, LUMA_UNIT_PX, compress
 from data.recompression import double_jpeg, resized
-from evaluation.scores.protocol import ImageSet, read_clean
+from evaluation.scores.image_sets import ImageSet, read_clean
 
 CONDITIONS = {
     "aligned": "crop corner on the JPEG grid: 8x8 for luma, 16x16 for colour",

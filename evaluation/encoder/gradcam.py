@@ -22,7 +22,7 @@ from data.images import list_images
 from data.jpeg import compress
 from evaluation.encoder.crops import Drawing, draw_crops
 from evaluation.encoder.neighbours import represent
-from evaluation.scores.protocol import SET_FOLDERS, ImageSet
+from evaluation.scores.image_sets import SET_FOLDERS, ImageSet
 
 MIN_SIDE_PX = 64  # E3 has 8x8 places there; below, there is nothing to see
 CLIPPED_SHARE = 0.002  # of a row's brightest places, so that a few at the border do not darken all others

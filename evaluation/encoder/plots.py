@@ -3,7 +3,6 @@
 Readable in black and white: qualities differ by marker, brightness and a number beside each cluster; maps are gray.
 """
 
-import os
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -18,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
+from common.files import written_whole
 from evaluation.encoder.gradcam import Column, upper_limit
 from evaluation.encoder.tsne import PHOTO, Panel
 
@@ -119,16 +119,11 @@ def save_figure(figure: Figure, stem: str | Path) -> list[Path]:
     paths = []
     for suffix in FORMATS:
         path = Path(f"{stem}.{suffix}")
-        working = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with matplotlib.rc_context(STYLE):
-                # Without a date, the same figure gives the same file.
-                figure.savefig(
-                    working, format=suffix, dpi=DOTS_PER_INCH, metadata={"Date": None} if suffix == "svg" else None
-                )
-            os.replace(working, path)
-        finally:
-            working.unlink(missing_ok=True)
+        with written_whole(path) as working, matplotlib.rc_context(STYLE):
+            # Without a date, the same figure gives the same file.
+            figure.savefig(
+                working, format=suffix, dpi=DOTS_PER_INCH, metadata={"Date": None} if suffix == "svg" else None
+            )
         paths.append(path)
     return paths
 

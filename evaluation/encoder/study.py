@@ -13,7 +13,7 @@ import numpy as np
 
 from data.images import list_images
 from evaluation.encoder.crops import CONDITIONS, Drawing, check_room
-from evaluation.scores.protocol import ImageSet, read_clean
+from evaluation.scores.image_sets import ImageSet, read_clean
 
 KINDS = {
     "encoder": "the encoder named",

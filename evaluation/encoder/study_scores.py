@@ -14,8 +14,8 @@ from evaluation.encoder.crops import Crops, draw_crops
 from evaluation.encoder.linear_probes import Probes, clustering, fit_probes, probe_scores, reencoded_quality
 from evaluation.encoder.neighbours import content_check, knn_quality, knn_quality_of_readings
 from evaluation.encoder.study import Plan, describe, listed
-from evaluation.scores.protocol import ImageSet
-from evaluation.scores.tables import NO_VALUE, Section
+from evaluation.report import NO_VALUE, Section
+from evaluation.scores.image_sets import ImageSet
 
 COLUMNS = {  # key in the results -> heading and decimals
     "knn_accuracy": ("kNN acc.", 3),

@@ -7,8 +7,6 @@ qualities between, 5, 15, ..., 95, off the grid. (d) are photos of unknown quali
 Source: Fig. 2 of the paper; van der Maaten and Hinton, Visualizing Data using t-SNE, JMLR 2008.
 """
 
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,11 +17,12 @@ from sklearn.manifold import TSNE
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from common.files import written_whole
 from cqe.quality import as_seen
 from data.images import read_rgb
 from evaluation.encoder.crops import Drawing, check_room, draw_crops
 from evaluation.encoder.neighbours import represent
-from evaluation.scores.protocol import ImageSet
+from evaluation.scores.image_sets import ImageSet
 
 SEEN = tuple(range(10, 101, 10))
 UNSEEN = tuple(range(5, 96, 10))
@@ -134,23 +133,17 @@ def write_projector(folder: str | Path, panels: Sequence[Panel]) -> None:
     `check_projector`.
     """
     check_projector(folder)
-    folder = Path(folder).absolute()  # "." has no name to build the working folder's from
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    working = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    try:
-        with SummaryWriter(working) as writer:
-            for panel in panels:
-                labels = ["photo" if quality == PHOTO else str(quality) for quality in panel.qualities]
-                writer.add_embedding(
-                    panel.rows,
-                    metadata=list(zip(labels, panel.names, strict=True)),
-                    metadata_header=["quality", "image"],
-                    label_img=_thumbnails(panel.pixels),
-                    tag=f"{panel.letter}_{panel.condition}{'_photos' if PHOTO in panel.qualities else ''}",
-                )
-        os.replace(working, folder)
-    finally:
-        shutil.rmtree(working, ignore_errors=True)
+    Path(folder).absolute().parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(folder) as working, SummaryWriter(working) as writer:
+        for panel in panels:
+            labels = ["photo" if quality == PHOTO else str(quality) for quality in panel.qualities]
+            writer.add_embedding(
+                panel.rows,
+                metadata=list(zip(labels, panel.names, strict=True)),
+                metadata_header=["quality", "image"],
+                label_img=_thumbnails(panel.pixels),
+                tag=f"{panel.letter}_{panel.condition}{'_photos' if PHOTO in panel.qualities else ''}",
+            )
 
 
 def _photo_crops(photos: ImageSet, channels: str, drawing: Drawing) -> tuple[list[str], Tensor]:

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.jpeg import compress
-from evaluation.scores.protocol import Case, ImageSet, Produce, evaluate, read_clean
-from evaluation.scores.tables import Section
+from evaluation.report import Section
+from evaluation.scores.image_sets import ImageSet, read_clean
+from evaluation.scores.protocol import Case, Produce, evaluate
 
 FEATURE_SETS = {
     "own": "own",

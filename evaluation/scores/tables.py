@@ -1,32 +1,17 @@
 """Results as tables: what was measured, and what was measured beside the rows that the paper prints."""
 
-import json
-import math
-import os
-import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import yaml
 
+from evaluation.report import NO_VALUE, Section
 from evaluation.scores.metrics import METRICS
 
 BUILT_TABLES = (1, 3, 4)  # those of PSNR / SSIM / PSNR-B over sets and qualities
 DECIMALS = {"psnr": 2, "ssim": 3, "psnrb": 2}
-NO_VALUE = "-"
 PAPERS_OWN = "the paper"  # what its tables call "Ours"
-
-Rows = list[list[str]]  # the first row is the header
-
-
-class Section(NamedTuple):
-    """A titled table with lines to print below it."""
-
-    title: str
-    rows: Rows
-    notes: list[str]
 
 
 def summarize(result: dict) -> Section:
@@ -116,67 +101,6 @@ def agrees(value: float, printed: float, metric: str) -> bool:
     return abs(value - printed) <= 0.5 * 10 ** -_printed_decimals(printed, metric) + 1e-9  # a tie may round either way
 
 
-def as_text(section: Section) -> str:
-    """Aligned columns for the terminal: words to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*section.rows, strict=True)]
-    is_words = [
-        not any(cell.lstrip("+-")[:1].isdigit() for cell in column[1:]) for column in zip(*section.rows, strict=True)
-    ]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if left else cell.rjust(width)
-            for cell, width, left in zip(row, widths, is_words, strict=True)
-        ).rstrip()
-        for row in section.rows
-    ]
-    return "\n".join([section.title, *lines, *section.notes])
-
-
-def as_markdown(section: Section) -> str:
-    """The same as a Markdown table under a bold title."""
-    header, *body = ["| " + " | ".join(row) + " |" for row in section.rows]
-    rule = "|" + "---|" * len(section.rows[0])
-    notes = [line for note in section.notes for line in ("", note)]
-    return "\n".join([f"**{section.title}**", "", header, rule, *body, *notes]) + "\n"
-
-
-def as_json(content: dict) -> str:
-    """JSON text. Infinite figures (equal images) become null, because JSON has no infinity."""
-    return json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
-
-
-def check_writable(path: str | Path) -> None:
-    """Refuse an output file that could not be written, before any work is done for it. Creates nothing.
-
-    Raises:
-        ValueError: if the path is a folder, or a device.
-        OSError: if the folder, or the nearest one that exists, cannot be written to.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; name a file to write")
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is no ordinary file; name a file to write")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(f"{path} cannot be written: {folder}: {error.strerror}") from error
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a file whole or not at all: a temporary one beside it, then a rename. Makes missing folders."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    working = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        working.write_text(text, encoding="utf-8")
-        working.replace(path)
-    finally:
-        working.unlink(missing_ok=True)
-
-
 @cache
 def _paper_tables() -> dict:
     return yaml.safe_load(Path(__file__).with_name("paper_tables.yaml").read_text(encoding="utf-8"))
@@ -210,11 +134,3 @@ def _cell(figures: Sequence[float] | None, *, is_printed: bool = False) -> str:
     return " / ".join(
         f"{x:.{_printed_decimals(x, metric) if is_printed else DECIMALS[metric]}f}" for metric, x in named
     )
-
-
-def _finite(content):
-    if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content

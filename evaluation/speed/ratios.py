@@ -4,18 +4,17 @@ The loader is measured in `evaluation.speed.loader`, the networks in `evaluation
 """
 
 import os
-import platform
 import statistics
 import sys
 from collections.abc import Sequence
 from datetime import date
-from pathlib import Path
 
 import numpy as np
 import PIL
 import torch
 
-from evaluation.scores.tables import Section
+from common.machine import cpu_model
+from evaluation.report import Section
 
 
 def rates_row(
@@ -99,13 +98,3 @@ def circumstances(device: torch.device) -> dict:
         "pillow": PIL.__version__,
     }
     return {"machine": machine, "versions": versions, "date": date.today().isoformat()}
-
-
-def cpu_model() -> str:
-    """The processor's name as Linux tells it, elsewhere as Python does."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

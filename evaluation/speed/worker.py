@@ -24,9 +24,9 @@ from cqe.encoder import QualityEncoder
 from engine.compiling import compiled
 from engine.config import OptimConfig
 from engine.loop import build_optimizer
-from losses.reconstruction import reconstruction_loss
 from restoration.networks import NetworkConfig, build_restorer
 from restoration.networks.restorer import Restorer
+from restoration.objective import RestorationObjective
 
 ROUND_SECONDS = 1.0  # a round repeats what is shorter
 MAX_CALLS = 100
@@ -105,7 +105,7 @@ class Runner:
             return perf_counter() - started
 
     def _step(self) -> Callable[[], None]:
-        objective = _Objective(build_network(self.case)).to(self.device, memory_format=self.layout).train()
+        objective = RestorationObjective(build_network(self.case)).to(self.device, memory_format=self.layout).train()
         trainable = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         optimizer = build_optimizer(objective, OptimConfig()) if self.case.is_ours else torch.optim.Adam(trainable)
         self.model = compiled(objective, self.case.compile, self.device) if self.case.is_ours else objective
@@ -156,17 +156,6 @@ class Runner:
         if getattr(self.model, "is_compiled", False):
             settings.append("compiled")
         return " ".join(settings)
-
-
-class _Objective(nn.Module):
-    """The network and its loss as both are trained: (N, C, H, W) in [0, 1] each to named losses."""
-
-    def __init__(self, restorer: Restorer) -> None:
-        super().__init__()
-        self.restorer = restorer
-
-    def forward(self, degraded: Tensor, clean: Tensor) -> dict[str, Tensor]:
-        return reconstruction_loss(self.restorer(degraded), clean, fft_weight=0.1)
 
 
 def build_network(case: Case) -> Restorer:

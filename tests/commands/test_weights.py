@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from commands.systems import sha256
+from common.files import sha256
 from cqe.encoder import QualityEncoder
 from cqe.quality import QualityReader
 from cqe.weights import load_encoder, load_probe, save_encoder

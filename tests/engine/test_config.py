@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cqe.config import CqeConfig
 from engine.config import OptimConfig, TrainerConfig, parse_config, save_config, to_dict
+from restoration.config import RestorerConfig
 from tests.places import CONFIGS
-from train_cqe import CqeConfig
-from train_restorer import RestorerConfig
 
 CLASSES = {"cqe": CqeConfig, "restorer": RestorerConfig}
 MINIMAL = "trainer: {run_dir: runs/x}\n"

@@ -10,19 +10,13 @@ import pytest
 import torch
 
 import train_restorer
+from common.machine import choose_device
 from cqe.encoder import QualityEncoder
 from cqe.weights import save_encoder
 from engine.checkpoint import load_checkpoint
 from engine.config import parse_config
-from engine.distributed import (
-    Process,
-    choose_device,
-    gather_rows,
-    largest_over_ranks,
-    mean_over_ranks,
-    process_group,
-    wait_for_all,
-)
+from engine.distributed import Process, gather_rows, largest_over_ranks, mean_over_ranks, process_group, wait_for_all
+from restoration.config import RestorerConfig
 from tests.distributed_worker import EQUAL_QUALITIES, contrast_steps
 from tests.places import ROOT
 from tests.synthetic import cqe_settings, make_data_root, restorer_settings, write_config
@@ -66,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_config(folder / "pair_cqe.yaml", encoder_settings)
 
     train_restorer.run(
-        parse_config(train_restorer.RestorerConfig, ["--config", str(folder / "alone.yaml")]),
+        parse_config(RestorerConfig, ["--config", str(folder / "alone.yaml")]),
         Process(0, 1, torch.device("cpu")),
     )
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]

@@ -30,7 +30,7 @@ from evaluation.encoder.tsne import (
     tsne,
     write_projector,
 )
-from evaluation.scores.protocol import ImageSet
+from evaluation.scores.image_sets import ImageSet
 from tests.synthetic import picture, write_pictures
 
 SIZE_PX = 16

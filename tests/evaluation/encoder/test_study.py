@@ -17,7 +17,7 @@ from evaluation.encoder.crops import CONDITIONS, Crops, Drawing, between, check_
 from evaluation.encoder.linear_probes import Probes, clustering, fit_probes, probe_scores, reencoded_quality
 from evaluation.encoder.study import Plan, chance, check_images, open_probe_images
 from evaluation.encoder.study_scores import measure, score_readings, score_rows, sections
-from evaluation.scores.protocol import ImageSet
+from evaluation.scores.image_sets import ImageSet
 from tests.synthetic import picture, write_pictures
 
 SIDE_PX = 16

@@ -16,8 +16,9 @@ from cqe.encoder import QualityEncoder
 from data.jpeg import compress
 from evaluation.scores import guidance
 from evaluation.scores.guidance import GuidedRestorer, evaluate_features
+from evaluation.scores.image_sets import ImageSet, open_sets
 from evaluation.scores.metrics import METRICS, score
-from evaluation.scores.protocol import ImageSet, evaluate, open_sets, restored_by
+from evaluation.scores.protocol import evaluate, restored_by
 from restoration.networks.fast import FastRestorer
 from restoration.networks.restorer import Restorer
 from restoration.tiling import restore_image

@@ -13,8 +13,9 @@ from data.images import read_image
 from data.jpeg import compress
 from data.splits import bsds500_stems
 from evaluation.scores import protocol
+from evaluation.scores.image_sets import SET_FOLDERS, open_sets, present_sets, read_clean
 from evaluation.scores.metrics import METRICS, psnr, psnrb, score
-from evaluation.scores.protocol import SET_FOLDERS, evaluate, open_sets, read_clean, restored_by, restored_in
+from evaluation.scores.protocol import evaluate, restored_by, restored_in
 from evaluation.scores.tables import agrees, paper_table
 
 DataRoot = Callable[[str], Path]
@@ -226,7 +227,7 @@ def test_missing_empty_and_unknown_sets_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="clasic5 is neither a set .classic5, .* nor a folder"):
         open_sets(["clasic5"], tmp_path)
     with pytest.raises(FileNotFoundError, match="holds none of classic5, icb"):
-        protocol.present_sets(["classic5", "icb"], tmp_path)
+        present_sets(["classic5", "icb"], tmp_path)
 
 
 def test_ambiguous_names_are_refused(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from common.files import check_writable, write_text
+from evaluation.report import Section, as_json, as_markdown, as_text
 from evaluation.scores import tables
 from evaluation.scores.metrics import METRICS
-from evaluation.scores.tables import Section
 
 
 def measured(method: str = "ours", *, sets: tuple[str, ...] = ("live1",), qualities: tuple[int, ...] = (10,)) -> dict:
@@ -59,7 +60,7 @@ def test_cells_absent_in_print_and_extra_digits_are_kept() -> None:
 
 def test_doubtful_printed_rows_carry_a_note() -> None:
     (section,) = tables.compare(1, [measured(sets=("bsds500",))])
-    assert "RNAN and RDN on bsds500" in tables.as_text(section)
+    assert "RNAN and RDN on bsds500" in as_text(section)
 
 
 @pytest.mark.parametrize("number", tables.BUILT_TABLES)
@@ -87,14 +88,14 @@ def test_unknown_table_is_refused() -> None:
 
 def test_text_aligns_words_left_and_numbers_right() -> None:
     section = Section("Title", [["set", "PSNR"], ["live1", "9.50"], ["icb", "30.25"]], ["a note"])
-    assert tables.as_text(section).splitlines() == ["Title", "set     PSNR", "live1   9.50", "icb    30.25", "a note"]
+    assert as_text(section).splitlines() == ["Title", "set     PSNR", "live1   9.50", "icb    30.25", "a note"]
     section = Section("Gains", [["set", "gain"], ["live1", "+9.50"], ["icb", "-10.25"]], [])
-    assert tables.as_text(section).splitlines() == ["Gains", "set      gain", "live1   +9.50", "icb    -10.25"]
+    assert as_text(section).splitlines() == ["Gains", "set      gain", "live1   +9.50", "icb    -10.25"]
 
 
 def test_markdown_is_a_table_under_its_title() -> None:
     section = Section("Title", [["set", "PSNR"], ["live1", "9.50"]], ["a note"])
-    assert tables.as_markdown(section) == "**Title**\n\n| set | PSNR |\n|---|---|\n| live1 | 9.50 |\n\na note\n"
+    assert as_markdown(section) == "**Title**\n\n| set | PSNR |\n|---|---|\n| live1 | 9.50 |\n\na note\n"
 
 
 def test_summary_has_a_row_per_set_and_quality_beside_the_jpeg() -> None:
@@ -117,7 +118,7 @@ def test_summary_says_what_a_set_gains_over_all_qualities_and_which_image_gains_
 
 
 def test_json_turns_infinite_figures_into_null() -> None:
-    content = json.loads(tables.as_json({"measured": [measured()]}))
+    content = json.loads(as_json({"measured": [measured()]}))
     cell = content["measured"][0]["results"]["live1"]["10"]
     assert cell["psnrb"] is None and cell["images"]["b"] == {
         "psnr": 30.126,
@@ -130,8 +131,8 @@ def test_json_turns_infinite_figures_into_null() -> None:
 def test_writing_replaces_a_file_whole_and_leaves_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "new" / "out.json"
     for text in ("first", "second"):
-        tables.check_writable(target)
-        tables.write_text(target, text)
+        check_writable(target)
+        write_text(target, text)
         assert target.read_text() == text
     assert list(target.parent.iterdir()) == [target]
 
@@ -140,15 +141,15 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "out.json"
     target.write_text("old")
     with pytest.raises(UnicodeEncodeError):
-        tables.write_text(target, "half written \ud800")
+        write_text(target, "half written \ud800")
     assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
 
 
 def test_unwritable_outputs_are_refused_without_a_trace(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file/out.json cannot be written"):
-        tables.check_writable(tmp_path / "file" / "out.json")
+        check_writable(tmp_path / "file" / "out.json")
     with pytest.raises(ValueError, match="is a folder; name a file"):
-        tables.check_writable(tmp_path)
-    tables.check_writable(tmp_path / "new" / "out.json")
+        check_writable(tmp_path)
+    check_writable(tmp_path / "new" / "out.json")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

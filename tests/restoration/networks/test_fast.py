@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cqe.config import CqeConfig
 from cqe.encoder import QualityEncoder
 from engine.config import parse_config
+from restoration.config import RestorerConfig
 from restoration.networks import build_restorer
 from restoration.networks.fast import FastRestorer, GatedBlock
 from tests.places import CONFIGS
-from train_cqe import CqeConfig
-from train_restorer import RestorerConfig
 
 SIZES = [(1, 1), (7, 13), (8, 9), (64, 64)]
 

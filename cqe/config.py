@@ -1,0 +1,120 @@
+"""Stage 1's configuration."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cqe.moco import EqualQualities
+from data.config import DataConfig, PairsConfig, expand_qualities
+from engine.config import OptimConfig, TrainerConfig
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The quality encoder.
+
+    Args:
+        width: channels at full resolution; the paper's is 64, which makes the representation 256 numbers (4 * width).
+        remove_local_mean: take the local mean off the encoder's input, so that brightness is no cue.
+    """
+
+    width: int = 64
+    remove_local_mean: bool = False
+
+    def __post_init__(self) -> None:
+        # Below 8 channels, oneDNN's strided 1x1 convolution (torch 2.15, AVX2, channels last) writes past its memory.
+        if self.width < 8:
+            raise ValueError(f"encoder.width must be at least 8, got {self.width}")
+
+
+@dataclass(frozen=True)
+class MocoConfig:
+    """Momentum contrast.
+
+    Args:
+        queue_length: negatives kept, a multiple of data.batch_size.
+        momentum: share of itself that the key encoder keeps at each step, 0..1.
+        temperature: of the softmax over similarities, > 0.
+        equal_qualities: what keys of other images are that have the query's own quality: "negatives" (the paper's),
+            "skipped", or "positives". We coded the patches, so which are equal is known; which quality it is, is not
+            used.
+    """
+
+    queue_length: int = 65536
+    momentum: float = 0.999
+    temperature: float = 0.07
+    equal_qualities: EqualQualities = "negatives"
+
+    def __post_init__(self) -> None:
+        if self.queue_length < 1:
+            raise ValueError(f"moco.queue_length must be at least 1, got {self.queue_length}")
+        if not 0 <= self.momentum <= 1:
+            raise ValueError(f"moco.momentum must be within 0..1, got {self.momentum}")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"moco.temperature must be > 0, got {self.temperature}")
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """How the encoder is measured while it trains: qualities read off off-grid crops of the validation images.
+
+    By nearest neighbours, and by a probe that is fitted to the encoder on training images each time; the best encoder
+    is published with its probe.
+
+    Args:
+        crop_size_px: side of the crops, in pixels.
+        num_images: how many of the validation images, the first by name; null: all.
+        qualities: as data.qualities.
+        num_probe_images: how many of the training images, evenly spread, the probe is fitted on; fewer where there are
+            fewer.
+    """
+
+    crop_size_px: int = 128
+    num_images: int | None = None
+    qualities: list[int | str] = field(default_factory=lambda: ["10..90:10"])
+    num_probe_images: int = 50
+
+    def __post_init__(self) -> None:
+        if self.num_probe_images < 2:
+            raise ValueError(f"validation.num_probe_images must be at least 2, got {self.num_probe_images}")
+        if self.crop_size_px < 1:
+            raise ValueError(f"validation.crop_size_px must be at least 1, got {self.crop_size_px}")
+        if self.num_images is not None and self.num_images < 2:
+            raise ValueError(f"validation.num_images must be at least 2 (neighbours) or null, got {self.num_images}")
+        expand_qualities(self.qualities, key="validation.qualities")
+
+
+@dataclass(frozen=True)
+class CqeConfig:
+    """Stage 1.
+
+    Args:
+        trainer: how long, where, what is written.
+        initial_weights: encoder file to go on from under a new schedule, of the same architecture; empty: from scratch.
+        objective: "contrast", or "labels": the same encoder taught the qualities by name, to compare with.
+        data: training patches.
+        pairs: how stage 1 pairs them.
+        encoder: the network.
+        moco: the contrast.
+        optim: optimiser and schedule.
+        validation: measurement on the way.
+    """
+
+    trainer: TrainerConfig
+    initial_weights: str = ""
+    objective: Literal["contrast", "labels"] = "contrast"
+    data: DataConfig = field(default_factory=DataConfig)
+    pairs: PairsConfig = field(default_factory=PairsConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    moco: MocoConfig = field(default_factory=MocoConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+
+    def __post_init__(self) -> None:
+        num_pairs = self.data.batch_size * self.pairs.qualities_per_image
+        if self.moco.queue_length % num_pairs:
+            raise ValueError(
+                f"moco.queue_length ({self.moco.queue_length}) must be a multiple of the {num_pairs} pairs of a step: "
+                f"data.batch_size ({self.data.batch_size}) x pairs.qualities_per_image "
+                f"({self.pairs.qualities_per_image})"
+            )

@@ -1,0 +1,77 @@
+"""Stage 2's configuration."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from data.config import DataConfig, expand_qualities
+from engine.config import OptimConfig, TrainerConfig
+from restoration.networks import NetworkConfig
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """MAE + weighted FFT loss, Eq. 8-10.
+
+    Args:
+        fft_weight: lambda of Eq. 10, >= 0.
+        fft_norm: scaling of the transform as torch.fft names it; "backward", none, is the paper's.
+    """
+
+    fft_weight: float = 0.1
+    fft_norm: Literal["backward", "ortho", "forward"] = "backward"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fft_weight < math.inf:
+            raise ValueError(f"loss.fft_weight must be 0 or more, got {self.fft_weight}")
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """How the network is measured while it trains.
+
+    Args:
+        qualities: as data.qualities.
+        num_images: how many of the validation images, the first by name; null: all.
+        crop_size_px: measure on the top left corner of this size only, in pixels; null: whole images.
+        num_pictures: how many strips of input, output and truth go to TensorBoard.
+    """
+
+    qualities: list[int | str] = field(default_factory=lambda: [10, 20, 30, 40])
+    num_images: int | None = 20
+    crop_size_px: int | None = None
+    num_pictures: int = 2
+
+    def __post_init__(self) -> None:
+        expand_qualities(self.qualities, key="validation.qualities")
+        if self.num_images is not None and self.num_images < 1:
+            raise ValueError(f"validation.num_images must be at least 1 or null, got {self.num_images}")
+
+
+@dataclass(frozen=True)
+class RestorerConfig:
+    """Stage 2.
+
+    Args:
+        encoder: weight file of the quality encoder, `encoder.safetensors` of a stage 1 run; not read where
+            `initial_weights` bring theirs.
+        trainer: how long, where, what is written.
+        network: which restoration network.
+        data: training patches.
+        loss: reconstruction loss.
+        optim: optimiser and schedule.
+        validation: measurement on the way.
+        initial_weights: trained weights, by name or file, to go on from under a new schedule. The network must be the
+            configured one, and brings its own encoder; or have fewer residual blocks (those added start as the
+            identity), or be for luma where RGB is configured (the encoder is then the configured one). Empty:
+            untrained.
+    """
+
+    encoder: str
+    trainer: TrainerConfig
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    initial_weights: str = ""
