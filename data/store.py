@@ -1,8 +1,8 @@
-"""Training pixels decoded once into one memory-mapped uint8 file, so that a crop costs no image decoding.
+"""Training images, decoded once into one memory-mapped uint8 file. A crop then needs no image decoding.
 
-A pack is a folder `<pack_dir>/<name>-<digest>/` with `pixels.bin` (the RGB images one after the other) and `index.json`
-(file names, sizes, offsets). The digest covers the source's file names, sizes and times: change the photos and they are
-packed anew.
+A pack is a folder `<pack_dir>/<name>-<digest>/`. Its `pixels.bin` holds the RGB images one after the other, its
+`index.json` their file names, sizes and offsets. The digest covers names, sizes and times of the source files, so
+photos that have changed are packed again.
 """
 
 import copy
@@ -38,7 +38,7 @@ class PixelStore:
         return len(self.names)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        if self._pixels is None:  # opened late: a loader's worker process maps the file itself
+        if self._pixels is None:  # each worker process of a loader opens the map itself
             self._pixels = np.memmap(self.folder / "pixels.bin", dtype=np.uint8, mode="r")
         height, width = self.shapes[index]
         start = self._offsets[index]
@@ -55,13 +55,13 @@ class PixelStore:
 
 
 def open_store(folder: str | Path, pack_dir: str | Path = DEFAULT_PACK_DIR) -> PixelStore:
-    """The packed images of a folder, packed now if they are not, or no longer, there.
+    """The packed images of a folder. They are packed now if there is no pack, or an outdated one.
 
-    Several processes may call this at once: each writes a temporary folder, and the first to rename it wins.
+    Several processes may call this at once. Each writes a temporary folder, and the first to rename it wins.
 
     Raises:
         FileNotFoundError: if the folder is missing.
-        ValueError: if it holds no image, or one that cannot be read (named); nothing is left behind then.
+        ValueError: if it holds no image, or one that cannot be read; it is named, and nothing is left behind.
     """
     paths = list_images(folder)
     target = Path(pack_dir) / f"{Path(folder).resolve().name}-{_digest(paths)}"
