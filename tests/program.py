@@ -1,7 +1,8 @@
-"""`test.py`, as every test runs it."""
+"""The programs, as every test runs them: `test.py` and `python -m data`."""
 
 import importlib.util
 
+from data.__main__ import main as data_main
 from tests.places import ROOT
 
 SCRIPT = ROOT / "test.py"
@@ -13,3 +14,12 @@ def run(*arguments: object) -> None:
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     script.main([str(argument) for argument in arguments])
+
+
+def run_data(*arguments: object) -> int:
+    """Run `python -m data ARGUMENTS` in this process; returns its exit status."""
+    try:
+        data_main([str(argument) for argument in arguments])
+    except SystemExit as ended:
+        return ended.code
+    return 0

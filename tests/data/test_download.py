@@ -21,11 +21,11 @@ import pytest
 from PIL import Image
 
 from data import download as downloading
-from data.__main__ import main
 from data.download import download, fetch
 from data.images import list_images
 from data.splits import BSDS500_SPLITS, bsds500_stems
 from tests.places import ROOT
+from tests.program import run_data
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 300_000, dtype=np.uint8).tobytes()
 
@@ -321,11 +321,11 @@ def test_a_bad_archive_or_an_existing_set_makes_no_set(
     server.files["/train.zip"] = server.files["/valid.zip"] = buffer.getvalue()
     monkeypatch.setitem(downloading.ADDRESSES, "div2k", (server.url("/train.zip"), server.url("/valid.zip")))
     root = tmp_path / "datasets"
-    assert main(["download", "div2k", "--root", str(root)]) == 2
+    assert run_data("download", "div2k", "--root", str(root)) == 2
     assert "train.zip + " in (said := capsys.readouterr().err) and "holds no images" in said
     assert sorted(path.name for path in root.iterdir()) == ["archives"]
     (root / "div2k").mkdir()
-    assert main(["download", "div2k", "--root", str(root)]) == 2
+    assert run_data("download", "div2k", "--root", str(root)) == 2
     assert "div2k is there already; add --force to replace it" in capsys.readouterr().err
     assert len(server.requests) == 2
 
@@ -353,26 +353,26 @@ def test_a_damaged_archive_is_set_aside_and_fetched_again(
         (archives / "BSR_bsds500.tgz").write_bytes(bad)
     else:
         server.files["/BSR_bsds500.tgz"] = bad
-    assert main(command) == 2
+    assert run_data(*command) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "BSR_bsds500.tgz is " in said
     assert "; it is BSR_bsds500.tgz.damaged now, run the command again to fetch it anew" in said
     assert [path.name for path in archives.iterdir()] == ["BSR_bsds500.tgz.damaged"]
     assert (archives / "BSR_bsds500.tgz.damaged").read_bytes() == bad
     server.files["/BSR_bsds500.tgz"] = sound
-    assert main(command) == 0
+    assert run_data(*command) == 0
 
 
 @pytest.mark.parametrize("name", ["classic5", "live1", "icb", "twitter", "photos"])
 def test_sets_without_an_address_say_who_hands_them_out(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["download", name, "--root", str(tmp_path)]) == 2
+    assert run_data("download", name, "--root", str(tmp_path)) == 2
     error = capsys.readouterr().err
     assert f"{name} has no address: " in error and f"python -m data prepare {name} SOURCE" in error
     assert error.count("\n") == 1
 
 
 def test_an_unknown_name_is_refused_before_any_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["download", "div3k", "--root", str(tmp_path)]) == 2
+    assert run_data("download", "div3k", "--root", str(tmp_path)) == 2
     assert "unknown set 'div3k'; the sets are" in capsys.readouterr().err

@@ -18,13 +18,13 @@ import pytest
 from PIL import Image
 
 import data.prepare
-from data.__main__ import main
 from data.images import list_images, read_image
 from data.known_sets import known_sets, pixel_digest
 from data.prepare import prepare
 from data.splits import BSDS500_SPLITS, bsds500_stems, refuse_other_split
 from data.store import open_store
 from tests.places import ROOT
+from tests.program import run_data
 
 CLASSIC5_ELSEWHERE = ("baboon", "barbara", "boats", "lena", "peppers")
 
@@ -61,7 +61,7 @@ def tree(folder: Path) -> list[str]:
 
 
 def run(arguments: list[str], root: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    status = main([*arguments, "--root", str(root), "--pack-dir", str(root.parent / "packed")])
+    status = run_data(*arguments, "--root", str(root), "--pack-dir", str(root.parent / "packed"))
     captured = capsys.readouterr()
     return status, captured.out, captured.err
 
@@ -540,7 +540,7 @@ def test_the_command_itself_exits_with_2_and_one_line(tmp_path: Path) -> None:
 def test_the_traceback_is_shown_on_request(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRACEBACK", "1")
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
-        main(["prepare", "photos", str(tmp_path / "nowhere"), "--root", str(root)])
+        run_data("prepare", "photos", str(tmp_path / "nowhere"), "--root", str(root))
 
 
 @pytest.mark.parametrize("name", ["classic5", "live1"])
