@@ -16,10 +16,11 @@ from common.machine import choose_device
 from cqe.encoder import QualityEncoder
 from data.config import data_root
 from data.images import list_images
+from data.known_sets import measured_folders
 from evaluation.encoder import gradcam, plots, tsne
 from evaluation.encoder.crops import Drawing
 from evaluation.report import as_json
-from evaluation.scores.image_sets import CHANNELS, SET_FOLDERS, ImageSet, open_sets, read_clean
+from evaluation.scores.image_sets import CHANNELS, ImageSet, open_sets, read_clean
 from restoration.folders import make_folder
 from restoration.weights import find_weights
 
@@ -92,7 +93,7 @@ def draw_clusters(encoder: QualityEncoder, options: argparse.Namespace) -> tuple
     root = data_root(options.data_root)
     sets = open_sets(options.sets, root)
     images = ImageSet(", ".join(name for name, _ in sets), [path for _, paths in sets for path in paths])
-    folder = Path(options.real) if options.real else root / SET_FOLDERS["twitter"]
+    folder = Path(options.real) if options.real else root / measured_folders()["twitter"].path
     photos = ImageSet(folder.name, list_images(folder)) if options.real or folder.is_dir() else None
     if options.projector:
         tsne.check_projector(options.projector)

@@ -11,9 +11,10 @@ from PIL import Image
 from data.color import luma
 from data.images import read_image
 from data.jpeg import compress
+from data.known_sets import measured_folders
 from data.splits import bsds500_stems
 from evaluation.scores import protocol
-from evaluation.scores.image_sets import SET_FOLDERS, open_sets, present_sets, read_clean
+from evaluation.scores.image_sets import open_sets, present_sets, read_clean
 from evaluation.scores.metrics import METRICS, psnr, psnrb, score
 from evaluation.scores.protocol import evaluate, restored_by, restored_in
 from evaluation.scores.tables import agrees, paper_table
@@ -49,7 +50,7 @@ def save_random(path: Path, *shape: int, seed: int = 0) -> np.ndarray:
 def test_jpeg_rows_equal_the_papers_to_the_printed_digit(
     data_root: DataRoot, number: int, set_name: str, qualities: list[int]
 ) -> None:
-    sets = open_sets([set_name], data_root(SET_FOLDERS[set_name]))
+    sets = open_sets([set_name], data_root(measured_folders()[set_name].path))
     table = paper_table(number)
     result = evaluate(restored_by(identity), sets, qualities, table["channels"], method="jpeg")
     for quality in qualities:
@@ -71,7 +72,7 @@ def test_jpeg_rows_equal_the_papers_to_the_printed_digit(
 def test_luma_jpeg_at_quality_10_to_more_decimals(
     data_root: DataRoot, set_name: str, row: tuple[float, float, float]
 ) -> None:
-    sets = open_sets([set_name], data_root(SET_FOLDERS[set_name]))
+    sets = open_sets([set_name], data_root(measured_folders()[set_name].path))
     measured = evaluate(restored_by(identity), sets, [10], "gray", method="jpeg")["results"][set_name]["10"]
     decimals = 4 if set_name == "bsds500" else 3
     assert (round(measured["psnr"], decimals), round(measured["psnrb"], decimals)) == (row[0], row[2])
@@ -79,7 +80,7 @@ def test_luma_jpeg_at_quality_10_to_more_decimals(
 
 
 def test_colour_psnrb_depends_on_the_channel_order(data_root: DataRoot) -> None:
-    ((_, paths),) = open_sets(["live1"], data_root(SET_FOLDERS["live1"]))
+    ((_, paths),) = open_sets(["live1"], data_root("live1"))
     clean = [read_clean(path, "color") for path in paths]
     degraded = [compress(image, 10) for image in clean]
     for order, expected in (("published", 24.2039), ("right", 24.2006)):
