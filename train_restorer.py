@@ -62,7 +62,7 @@ class RestorerStage(Stage):
 
     @torch.no_grad()
     def validate(self, kept: nn.Module, log: RunLog, step: int) -> dict[str, float]:
-        """Mean PSNR, SSIM and PSNR-B, over all qualities and (PSNR) for each."""
+        """The mean of every metric over all qualities, and of PSNR for each."""
         device = next(kept.parameters()).device
         scores: list[dict[str, float]] = []
         by_quality: dict[str, float] = {}

@@ -48,7 +48,7 @@ def add_set_options(parser: argparse.ArgumentParser, *, qualities: Sequence[int]
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """Options of every subcommand that measures."""
     parser.add_argument("--data-root", default="", metavar="DIR", help="where the sets are (DATA_ROOT, else datasets)")
-    parser.add_argument("--json", metavar="FILE", help="write the figures")
+    parser.add_argument("--json", metavar="FILE", help="write the scores")
     parser.add_argument("--markdown", metavar="FILE", help="write the table")
     add_device_options(parser)
     parser.add_argument(

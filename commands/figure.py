@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
     for suffix in (*plots.FORMATS, "json"):
         check_writable(f"{stem}.{suffix}")
     device = choose_device(options.device)
-    torch.backends.cudnn.allow_tf32 = False  # float32 figures are float32's, on any GPU
+    torch.backends.cudnn.allow_tf32 = False  # what float32 draws is float32's, on any GPU
     encoder = find_encoder(options.weights, options.channels).to(device)
     figure, content = options.draw(encoder, options)
     make_folder(options.output)

@@ -1,8 +1,8 @@
 """The benchmarks as the field runs them: which images a set is, how they are degraded, and a system's score on them.
 
 Ground truth is a uint8 image: luma as stored where a set is gray, MATLAB's Y (16..235) where luma is taken of colour,
-RGB otherwise. It is coded as a baseline JPEG at each quality, and a system's output is compared with it. A set's figure
-is the mean of its images' figures. The gain is an output's PSNR less that of the JPEG it was made from.
+RGB otherwise. It is coded as a baseline JPEG at each quality, and a system's output is compared with it. A set's score
+is the mean of its images' scores. The gain is an output's PSNR less that of the JPEG it was made from.
 """
 
 from collections import deque
@@ -37,7 +37,7 @@ class Case(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """An image's figures: a system's output's, its gain among them, and those of the JPEG it was made from."""
+    """An image's scores: a system's output's, its gain among them, and those of the JPEG it was made from."""
 
     output: dict[str, float]
     jpeg: dict[str, float]
@@ -102,7 +102,7 @@ def evaluate(
     Returns:
         {"method", "channels", "protocol", "results": {set: {quality: {"psnr", "ssim", "psnrb", "gain", "worst_gain",
         "jpeg": {"psnr", "ssim", "psnrb"}, "images": {stem: {"psnr", "ssim", "psnrb", "gain"}}}}}}, the qualities as
-        strings; PSNR, PSNR-B and gains in dB. "worst_gain" is the lowest of an image, "jpeg" the JPEGs' own figures.
+        strings; PSNR, PSNR-B and gains in dB. "worst_gain" is the lowest of an image, "jpeg" the JPEGs' own scores.
         PSNR is infinite for equal images, and so is the gain, with its sign, where either image alone equals the clean
         one; it is 0 where both do. A mean of gains of both infinities is no number.
 

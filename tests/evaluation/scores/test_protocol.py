@@ -57,7 +57,7 @@ def test_jpeg_rows_equal_the_papers_to_the_printed_digit(
         measured = result["results"][set_name][str(quality)]
         for metric, printed in zip(METRICS, table["rows"]["JPEG"][set_name][quality], strict=True):
             if (set_name, quality, printed) == ("live1", 45, 32.778):
-                printed = 32.78  # the one figure with a third decimal, which the measured 32.784 does not share
+                printed = 32.78  # the one score with a third decimal, which the measured 32.784 does not share
             assert agrees(measured[metric], printed, metric), (quality, metric, measured[metric], printed)
 
 
@@ -84,8 +84,8 @@ def test_colour_psnrb_depends_on_the_channel_order(data_root: DataRoot) -> None:
     clean = [read_clean(path, "color") for path in paths]
     degraded = [compress(image, 10) for image in clean]
     for order, expected in (("published", 24.2039), ("right", 24.2006)):
-        figures = [psnrb(*pair, channel_order=order) for pair in zip(degraded, clean, strict=True)]
-        assert round(float(np.mean(figures)), 4) == expected
+        values = [psnrb(*pair, channel_order=order) for pair in zip(degraded, clean, strict=True)]
+        assert round(float(np.mean(values)), 4) == expected
 
 
 def test_scores_are_per_image_and_means_per_set(tmp_path: Path) -> None:
@@ -96,9 +96,9 @@ def test_scores_are_per_image_and_means_per_set(tmp_path: Path) -> None:
     assert list(result["results"]["mine"]) == ["30", "70"]
     for quality, scores in result["results"]["mine"].items():
         expected = {stem: score(compress(image, int(quality)), image) for stem, image in images.items()}
-        assert scores["images"] == {stem: figures | {"gain": 0.0} for stem, figures in expected.items()}
+        assert scores["images"] == {stem: values | {"gain": 0.0} for stem, values in expected.items()}
         for metric in METRICS:
-            mean = np.mean([figures[metric] for figures in expected.values()])
+            mean = np.mean([values[metric] for values in expected.values()])
             assert scores[metric] == scores["jpeg"][metric] == pytest.approx(mean, abs=1e-12)
 
 
@@ -118,7 +118,7 @@ def test_gain_is_the_psnr_beyond_the_jpegs_on_average_and_at_worst(tmp_path: Pat
     degraded = {stem: compress(image, 30) for stem, image in images.items()}
     gain = {stem: psnr(mixed(degraded[stem]), images[stem]) - psnr(degraded[stem], images[stem]) for stem in images}
     assert gain["b"] < 0 < min(gain["a"], gain["c"])
-    assert {stem: figures["gain"] for stem, figures in scores["images"].items()} == gain
+    assert {stem: values["gain"] for stem, values in scores["images"].items()} == gain
     assert scores["gain"] == pytest.approx(sum(gain.values()) / 3) and scores["worst_gain"] == gain["b"]
     for metric in METRICS:
         mean = np.mean([score(degraded[stem], images[stem])[metric] for stem in images])
