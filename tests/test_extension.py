@@ -148,7 +148,8 @@ def test_training_validates_with_the_new_metric(worst: str, tmp_path: Path) -> N
     clean = np.random.default_rng(0).integers(0, 256, (24, 24), dtype=np.uint8)
     stage = train_restorer.RestorerStage(config, QualityEncoder(1, width=4), None, [clean])
     log = type("Log", (), {"picture": lambda *arguments: None})()
-    assert stage.validate(stage.kept, log, 0)[worst] == worst_pixel(compress(clean, 10), clean)  # it starts as identity
+    # An untrained network is the identity.
+    assert stage.validate(stage.kept, log, 0)[worst] == worst_pixel(compress(clean, 10), clean)
 
 
 def test_a_network_is_its_file_and_a_line(tmp_path: Path) -> None:

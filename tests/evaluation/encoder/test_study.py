@@ -156,7 +156,8 @@ def test_unseen_qualities_lie_between_the_seen_ones(seen: list[int], unseen: lis
 QUALITIES = [10, 30, 50, 70, 90]
 
 
-@pytest.mark.parametrize(("channels", "least"), [("gray", 1.0), ("color", 0.9)])  # colour: chroma of cut-off neighbours
+# In colour, some depends on the chroma of neighbours that are cut off.
+@pytest.mark.parametrize(("channels", "least"), [("gray", 1.0), ("color", 0.9)])
 def test_reencoding_reads_aligned_crops_and_nothing_off_the_grid(tmp_path: Path, channels: str, least: float) -> None:
     write_pictures(tmp_path, list("abcd"), size=96)
     images = ImageSet("set", sorted(tmp_path.iterdir()))
