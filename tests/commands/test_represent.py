@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from commands.encoders import find_encoder
+from commands.encoders import open_encoder_for
 from commands.represent import untrained_like
 from cqe.encoder import QualityEncoder
 from cqe.weights import save_encoder
@@ -171,7 +171,7 @@ def test_a_restorers_own_encoder_is_measured(run: Callable, root: Path) -> None:
 def test_the_authors_encoder_is_found_in_their_file(root: Path) -> None:
     weights = released_weights("gray")
     torch.save(weights, root / "deblock_gray.pth")
-    found = find_encoder(root / "deblock_gray.pth", "gray").state_dict()
+    found = open_encoder_for(root / "deblock_gray.pth", "gray").encoder.state_dict()
     torch.testing.assert_close(found, type(found)((name, weights[f"E.{name}"]) for name in found))
 
 
