@@ -85,6 +85,15 @@ def test_files_are_known_by_their_content_not_their_names(weights_dir: Path, tmp
     assert open_weights(ours).sha256 == sha256(ours) and open_weights(ours).name == "network"
 
 
+def test_one_reading_gives_the_network_its_encoder_and_its_probe(weights_dir: Path) -> None:
+    file = weights_dir / "small_gray.safetensors"
+    save_restorer(load_restorer(file), FAST, file, probe=some_probe(16))
+    stored = read_weight_file(file)
+    file.unlink()
+    opened = weights.recognise(stored)
+    assert None not in (opened.network, opened.encoder, opened.probe) and opened.path == file
+
+
 def test_a_further_kind_of_file_needs_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Doubling(torch.nn.Module):
         channels = 1
@@ -95,9 +104,7 @@ def test_a_further_kind_of_file_needs_one_entry(tmp_path: Path, monkeypatch: pyt
         return Weights(file.path, file.sha256, "a doubling network (.mat)", Doubling(), None, None)
 
     (tmp_path / "double.mat").write_bytes(b"MATLAB 5.0 MAT-file")
-    with pytest.raises(
-        ValueError, match=r"double\.mat cannot be read, .*; known are a quality .*, the authors' network"
-    ):
+    with pytest.raises(ValueError, match=r"double\.mat cannot be read, .*; known are .*, the authors' network"):
         load_restorer(tmp_path / "double.mat")
     monkeypatch.setitem(weights.RECOGNISERS, "a doubling network (.mat)", recognise)
     assert isinstance(load_restorer(tmp_path / "double.mat"), Doubling)
