@@ -22,6 +22,7 @@ from engine.checkpoint import load_tensors
 
 SUFFIX = ".safetensors"
 METADATA_KEY = "description"
+UNREADABLE = "cannot be read, it is truncated or no weight file"  # of a file, in messages
 KINDS = {"encoder": "a quality encoder (stage 1)", "restorer": "a restoration network (stage 2)"}
 
 
@@ -48,6 +49,11 @@ class WeightFile:
     sha256: str
     content: Any
     description: Description | None
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the format is one that is read here: safetensors, or torch's."""
+        return not isinstance(self.content, bytes)
 
 
 def save_weights(
@@ -131,17 +137,11 @@ def architecture_of(file: WeightFile, kind: str) -> dict[str, Any]:
         ValueError: if the file is of the other kind, or not of this project.
     """
     if file.description is None:
-        raise ValueError(f"{file.path} {why_unknown(file)}; {KINDS[kind]} is needed here")
+        found = "was not written by this project" if file.is_readable else UNREADABLE
+        raise ValueError(f"{file.path} {found}; {KINDS[kind]} is needed here")
     if file.description.kind != kind:
         raise ValueError(f"{file.path} holds {KINDS[file.description.kind]}, but {KINDS[kind]} is needed here")
     return file.description.architecture
-
-
-def why_unknown(file: WeightFile) -> str:
-    """For messages: what is wrong with a file that nobody here knows."""
-    if isinstance(file.content, bytes):
-        return "cannot be read, it is truncated or no weight file"
-    return "holds weights of an unknown network, it was not written by this project"
 
 
 @contextmanager

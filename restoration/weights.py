@@ -14,6 +14,7 @@ from cqe.weights import build_encoder, encoder_architecture, encoder_in, probe_i
 from engine.weight_files import (
     KINDS,
     SUFFIX,
+    UNREADABLE,
     WeightFile,
     architecture_of,
     describing,
@@ -21,7 +22,6 @@ from engine.weight_files import (
     read_description,
     read_weight_file,
     save_weights,
-    why_unknown,
 )
 from restoration.networks import NetworkConfig, build_restorer
 from restoration.networks.restorer import Restorer
@@ -83,7 +83,8 @@ def recognise(file: WeightFile, *, needs: Literal["network", "encoder"] | None =
     opened = (recogniser(file) for recogniser in RECOGNISERS.values())
     weights = next((found for found in opened if found is not None), None)
     if weights is None:
-        raise ValueError(f"{file.path} {why_unknown(file)}; known are {', '.join(RECOGNISERS)}")
+        found = "holds weights of an unknown network" if file.is_readable else UNREADABLE
+        raise ValueError(f"{file.path} {found}; known are {', '.join(RECOGNISERS)}")
     if needs is not None and getattr(weights, needs) is None:
         raise ValueError(f"{file.path} holds {weights.kind}, but {_PARTS[needs]} is needed here")
     return weights
@@ -154,7 +155,7 @@ def store_half(source: str | Path, target: str | Path) -> None:
         FileNotFoundError, ValueError: as `open_weights`; and if the target has another suffix.
     """
     if Path(target).suffix != SUFFIX:
-        raise ValueError(f"{target} must end in {SUFFIX}, by which names are found in the folder of published weights")
+        raise ValueError(f"{target} must end in {SUFFIX}, as published weights do")
     file = read_weight_file(find_weights(source))
     architecture = architecture_of(file, "restorer")
     save_weights(target, file.content, kind="restorer", architecture=architecture, is_half=True)

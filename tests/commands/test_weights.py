@@ -16,6 +16,7 @@ from restoration.networks import FastOptions, NetworkConfig, build_restorer
 from restoration.networks.restorer import Restorer
 from restoration.weights import load_restorer, open_weights, save_restorer
 from tests import program
+from tests.restoration.test_released import released_weights
 from tests.synthetic import make_data_root, picture
 
 NETWORK = NetworkConfig("fast", fast=FastOptions(widths=(4, 6, 8), blocks_down=(1, 0, 1), blocks_up=(0, 1, 1)))
@@ -127,6 +128,9 @@ def test_probe_refuses_images_for_choosing_and_reporting_and_other_files(weights
             ["--weights", str(weights), "--images", folder, "--output", str(output)], f"BSDS500 {split} split", capsys
         )
     refuse(["--weights", str(weights), "--output", str(tmp_path / "out.pth")], "kept in .safetensors files", capsys)
+    torch.save(released_weights("gray"), tmp_path / "deblock.pth")
+    theirs = ["--weights", str(tmp_path / "deblock.pth"), "--output", str(output)]
+    refuse(theirs, "deblock.pth is the authors' network (.pth); a probe is kept in files that this project", capsys)
     refuse(["--weights", "no_such", "--output", str(output)], "no weights 'no_such'", capsys)
     refuse(["--weights", str(weights), "--images", str(root / "x"), "--output", str(output)], "does not exist", capsys)
     assert not output.exists()
