@@ -20,6 +20,7 @@ from engine.config import OptimConfig, TrainerConfig
 from engine.distributed import Process, largest_over_ranks, mean_over_ranks, wait_for_all
 from engine.ema import ExponentialMovingAverage
 from engine.finite import FiniteGuard
+from engine.loader import batches_of
 from engine.run import CHECKPOINT_NAME, Progress, TrainingState, check_run_dir, open_run_dir
 from engine.run_log import RunLog, described
 
@@ -190,8 +191,8 @@ def train(
     meter = _Meter(batch_size)
     saved_at = progress.elapsed_seconds
     started_at = time.perf_counter() - saved_at
-    with closing(log), _stop_signals() as stop, convolutions_tried_out(True):
-        for batch in meter.timed(loader):
+    with closing(log), _stop_signals() as stop, convolutions_tried_out(True), batches_of(loader) as batches:
+        for batch in meter.timed(batches):
             look_at_clock()
             # All ranks do the same, though their clocks differ and a signal may reach one alone.
             share, is_stopping, has_no_time = largest_over_ranks(
@@ -259,9 +260,8 @@ class _Meter:
     def _start(self) -> None:
         self._steps, self._waited, self._since = 0, 0.0, time.perf_counter()
 
-    def timed(self, loader: Iterable) -> Iterator:
-        """The loader's batches, with the wait for each one measured."""
-        batches = iter(loader)
+    def timed(self, batches: Iterator) -> Iterator:
+        """The batches, with the wait for each one measured."""
         while True:
             started = time.perf_counter()
             batch = next(batches, None)

@@ -4,7 +4,6 @@ import logging
 import math
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -17,49 +16,12 @@ from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.config import OptimConfig, TrainerConfig
 from engine.distributed import Process
 from engine.finite import FiniteGuard
-from engine.loop import Stage, learning_rate, train
+from engine.loop import learning_rate, train
 from engine.run import CHECKPOINT_NAME, Progress, check_run_dir
+from tests.engine.line import Config, Line, LineStage
 
 ALONE = Process(0, 1, torch.device("cpu"))
 NUM_STEPS = 6
-
-
-@dataclass(frozen=True)
-class Config:
-    trainer: TrainerConfig
-    optim: OptimConfig = field(default_factory=OptimConfig)
-
-
-class Line(nn.Module):
-    """One weight w, with the loss mean((w x - y)^2) and a second term that is only watched."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.tensor(0.5))
-
-    def forward(self, x: Tensor, y: Tensor, z: Tensor) -> dict[str, Tensor]:
-        return {"total": (self.weight * x - y).square().mean(), "watched": z.mean()}
-
-
-class LineStage(Stage):
-    name = "line"
-    best_metric = "score"
-    weights_name = "line.txt"
-
-    def __init__(self, scores: tuple[float, ...] = ()) -> None:
-        self.module = self.kept = Line()
-        self.scores = list(scores)
-        self.validated: list[tuple[int, float, bool]] = []
-
-    def inputs(self, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        return batch["x"], batch["y"], batch["z"]
-
-    def validate(self, kept: nn.Module, log: object, step: int) -> dict[str, float]:
-        self.validated.append((step, kept.weight.item(), kept.training))
-        return {"score": self.scores.pop(0) if self.scores else float(step)}
-
-    def publish(self, kept: nn.Module, path: Path) -> None:
-        path.write_text(repr(kept.weight.item()))
 
 
 class Clock:
