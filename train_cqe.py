@@ -30,9 +30,10 @@ from data.store import PixelStore
 from engine.config import parse_config
 from engine.distributed import Process, gather_rows, main_first, process_group
 from engine.loader import build_loader
-from engine.loop import Stage, train
+from engine.loop import train
 from engine.run import check_run_dir
 from engine.run_log import RunLog
+from engine.stage import Stage
 from engine.weight_files import load_exactly
 from evaluation.encoder.neighbours import knn_quality, quality_crops
 

@@ -25,9 +25,10 @@ from data.patches import RestorationPatches, open_training_stores, open_validati
 from engine.config import parse_config
 from engine.distributed import Process, main_first, process_group
 from engine.loader import build_loader
-from engine.loop import Stage, train
+from engine.loop import train
 from engine.run import check_run_dir
 from engine.run_log import RunLog
+from engine.stage import Stage
 from evaluation.scores.metrics import MIN_SIDE_PX, score
 from restoration.config import RestorerConfig
 from restoration.networks import build_restorer

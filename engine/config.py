@@ -26,12 +26,16 @@ MAX_LISTED_KEYS = 20  # more would bury the message
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """The optimiser (Adam) and its schedule.
+    """The optimiser and its schedule.
 
     Args:
-        lr: learning rate at the peak, > 0.
+        name: "adam", "adamw", or "muon": Muon for the weights of hidden convolutions, Adam for all other parameters.
+        lr: learning rate at the peak, > 0; with Muon, that of the parameters which Muon trains.
         betas: Adam's two decay rates, each within 0..1.
-        weight_decay: decoupled weight decay (AdamW) where > 0.
+        weight_decay: decoupled weight decay (as in AdamW), also with "adam".
+        momentum: decay of Muon's average of gradients, 0..1.
+        adam_lr: with Muon, the learning rate at the peak of the parameters that Adam trains, > 0.
+        adam_layers: with Muon, the layers whose convolutions Adam trains: the network's first and last.
         schedule: "constant", or "cosine" from the peak down to `final_lr_ratio` of it.
         final_lr_ratio: last learning rate of the cosine as a share of the peak, 0..1.
         lr_warmup_steps: steps of linear rise to the peak.
@@ -39,9 +43,13 @@ class OptimConfig:
         ema_decay: decay of the averaged weights that are validated and published; null: the weights themselves are.
     """
 
+    name: Literal["adam", "adamw", "muon"] = "adam"
     lr: float = 1.0e-4
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
+    momentum: float = 0.95
+    adam_lr: float = 1.0e-3
+    adam_layers: tuple[str, ...] = ("head", "tail")
     schedule: Literal["constant", "cosine"] = "cosine"
     final_lr_ratio: float = 0.0
     lr_warmup_steps: int = 0
@@ -49,10 +57,13 @@ class OptimConfig:
     ema_decay: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"optim.lr must be > 0, got {self.lr}")
+        for name in ("lr", "adam_lr"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"optim.{name} must be > 0, got {getattr(self, name)}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optim.betas must be at least 0 and below 1, got {list(self.betas)}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"optim.momentum must be at least 0 and below 1, got {self.momentum}")
         if not 0 <= self.final_lr_ratio <= 1:
             raise ValueError(f"optim.final_lr_ratio must be within 0..1, got {self.final_lr_ratio}")
         for name in ("weight_decay", "lr_warmup_steps"):
@@ -183,6 +194,20 @@ def to_dict(config: Any) -> dict:
     """A config as plain containers, fit for YAML, JSON and checkpoints."""
     plain = dataclasses.asdict(config)
     return yaml.safe_load(yaml.safe_dump(_tuples_to_lists(plain)))
+
+
+def defaults(config: Any) -> dict:
+    """The defaults of a config's keys, in plain containers as `to_dict`; without the keys that have none."""
+    values = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            values[field.name] = defaults(value)
+        elif field.default is not dataclasses.MISSING:
+            values[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            values[field.name] = field.default_factory()
+    return _tuples_to_lists(values)
 
 
 def save_config(config: Any, path: str | Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import restoration.objective
 import train_cqe
 import train_restorer
 from cqe.config import CqeConfig
@@ -221,7 +222,7 @@ def test_a_loss_that_is_not_finite_ends_with_status_2_and_unharmed_weights(
     settings: Callable, script: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    loss = train_restorer.reconstruction_loss
+    loss = restoration.objective.reconstruction_loss
 
     def spoiled(restored: Tensor, clean: Tensor, **options) -> dict[str, Tensor]:
         calls.append(restored)
@@ -230,7 +231,7 @@ def test_a_loss_that_is_not_finite_ends_with_status_2_and_unharmed_weights(
             terms if len(calls) < 4 else terms | {"total": terms["total"] * torch.nan, "fft": terms["fft"] * torch.nan}
         )
 
-    monkeypatch.setattr(train_restorer, "reconstruction_loss", spoiled)
+    monkeypatch.setattr(restoration.objective, "reconstruction_loss", spoiled)
     status, lines = script("restorer", settings("restorer"))
     assert status == 2
     assert re.search(r"train_restorer\.py: error: (total|fft) is nan at step 3: stopped before the update", lines[-1])
@@ -356,7 +357,7 @@ def test_broken_and_missing_images_are_named(stage: str, settings: Callable, scr
 @pytest.mark.parametrize("stage", ["cqe", "restorer"])
 def test_a_run_directory_in_use_is_refused(stage: str, settings: Callable, script: Callable) -> None:
     assert script(stage, settings(stage, max_steps=1))[0] == 0
-    assert_refused(script(stage, settings(stage)), stage, r"run already holds a run: go on with --resume")
+    assert_refused(script(stage, settings(stage)), stage, r"run already holds a run: set trainer.resume to go on")
 
 
 def test_a_checkpoint_of_the_other_stage_is_refused(settings: Callable, script: Callable, tmp_path: Path) -> None:
@@ -462,7 +463,7 @@ def test_in_a_process_of_its_own_a_signal_stops_and_saves_and_a_mistake_is_one_l
             assert process.wait(timeout=60) == 0, seen + rest
         finally:
             process.kill()
-    assert re.search(r"stopped at step \d+, saved; go on with --resume", rest)
+    assert re.search(r"stopped at step \d+, saved; set trainer.resume to go on", rest)
     assert load_checkpoint(tmp_path / "run" / "checkpoint.pt", stage="restorer")["progress"]["step"] >= 2
     again = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120)
     assert again.returncode == 2 and again.stdout == ""

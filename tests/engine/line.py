@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.config import OptimConfig, TrainerConfig
-from engine.loop import Stage
+from engine.stage import Stage
 
 
 @dataclass(frozen=True)
