@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import engine.script
 import restoration.objective
 import train_cqe
 import train_restorer
@@ -21,7 +22,8 @@ from cqe.encoder import QualityEncoder
 from cqe.quality import QualityProbe
 from cqe.weights import load_encoder, load_probe, save_encoder
 from engine.checkpoint import load_checkpoint
-from engine.config import TrainerConfig
+from engine.config import TrainerConfig, parse_config
+from engine.distributed import Process
 from restoration.config import RestorerConfig
 from restoration.networks import NetworkConfig
 from restoration.weights import load_restorer
@@ -91,9 +93,9 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     return run
 
 
-def stop_at(step: int, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let SIGTERM reach the next training when it asks for the batch of this step."""
-    build_loader = SCRIPTS[stage].build_loader
+    build_loader = engine.script.build_loader
 
     def build(dataset, first_step: int, last_step: int, **options):
         for index, batch in enumerate(build_loader(dataset, first_step, last_step, **options), start=first_step):
@@ -101,7 +103,7 @@ def stop_at(step: int, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
                 signal.raise_signal(signal.SIGTERM)
             yield batch
 
-    monkeypatch.setattr(SCRIPTS[stage], "build_loader", build)
+    monkeypatch.setattr(engine.script, "build_loader", build)
 
 
 def logged_losses(run_dir: Path) -> dict[int, str]:
@@ -124,7 +126,7 @@ def test_a_stopped_and_resumed_training_equals_an_uninterrupted_one(
 ) -> None:
     assert script(stage, settings(stage, run="whole"))[0] == 0
     with monkeypatch.context() as context:
-        stop_at(3, stage, context)
+        stop_at(3, context)
         assert script(stage, settings(stage, run="parts"))[0] == 0
     stopped = load_checkpoint(tmp_path / "parts" / "checkpoint.pt", stage=stage)
     assert stopped["progress"]["step"] == 3
@@ -143,7 +145,7 @@ def test_each_recipe_of_stage_1_publishes_its_encoder_and_resumes_exactly(
     whole, parts = (settings("cqe", run=run, max_steps=3) | RECIPES[recipe] for run in ("whole", "parts"))
     assert script("cqe", whole)[0] == 0
     with monkeypatch.context() as context:
-        stop_at(2, "cqe", context)
+        stop_at(2, context)
         assert script("cqe", parts)[0] == 0
     assert script("cqe", parts, "--resume")[0] == 0
     state = tensors(tmp_path / "whole", "cqe")
@@ -196,14 +198,14 @@ def test_every_trainable_parameter_moves_and_frozen_ones_do_not(
     stage: str, settings: Callable, script: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = {}
-    train = SCRIPTS[stage].train
+    train_on = SCRIPTS[stage].train_on
 
     def watched(stage_object, *arguments, **options):
         kept["module"] = stage_object.module
         kept["before"] = {name: value.detach().clone() for name, value in stage_object.module.named_parameters()}
-        return train(stage_object, *arguments, **options)
+        return train_on(stage_object, *arguments, **options)
 
-    monkeypatch.setattr(SCRIPTS[stage], "train", watched)
+    monkeypatch.setattr(SCRIPTS[stage], "train_on", watched)
     assert script(stage, settings(stage, max_steps=3))[0] == 0
     num_frozen = 0
     for name, parameter in kept["module"].named_parameters():
@@ -439,11 +441,10 @@ def test_an_encoder_file_that_does_not_fit_is_refused(
 
 @pytest.mark.parametrize("stage", ["cqe", "restorer"])
 def test_a_batch_that_the_processes_do_not_divide_is_refused(stage: str, settings: Callable, tmp_path: Path) -> None:
-    module = SCRIPTS[stage]
     config_class = CqeConfig if stage == "cqe" else RestorerConfig
-    config = module.parse_config(config_class, ["--config", str(write_config(tmp_path / "c.yaml", settings(stage)))])
+    config = parse_config(config_class, ["--config", str(write_config(tmp_path / "c.yaml", settings(stage)))])
     with pytest.raises(ValueError, match=r"data\.batch_size \(4\) must be a multiple of the 3 processes"):
-        module.run(config, module.Process(0, 3, torch.device("cpu")))
+        SCRIPTS[stage].run(config, Process(0, 3, torch.device("cpu")))
 
 
 def test_in_a_process_of_its_own_a_signal_stops_and_saves_and_a_mistake_is_one_line(
