@@ -1,6 +1,7 @@
 """Configuration: what wins over what, and that every mistake is refused in one line naming file or key."""
 
 import dataclasses
+import itertools
 import re
 from pathlib import Path
 
@@ -44,6 +45,38 @@ def test_the_order_of_file_and_options_decides_nothing_in_favour_of_an_earlier_f
 
 def test_a_config_needs_no_file() -> None:
     assert parse_config(CqeConfig, ["--trainer.run_dir=a", "--moco.queue_length", "16"]).moco.queue_length == 16
+
+
+def test_a_key_on_the_command_line_wins_wherever_it_stands(parse, tmp_path: Path) -> None:
+    (tmp_path / "first").write_text(MINIMAL + "optim: {lr: 0.5, weight_decay: 0.5, final_lr_ratio: 0.5}\n")
+    (tmp_path / "optim").write_text("lr: 0.25\nweight_decay: 0.25\n")
+    options = [["--optim.lr=0.125"], ["--config", str(tmp_path / "first")], ["--optim", str(tmp_path / "optim")]]
+    for ordered in itertools.permutations(options):
+        optim = parse_config(CqeConfig, sum(ordered, [])).optim
+        assert (optim.lr, optim.weight_decay, optim.final_lr_ratio) == (0.125, 0.25, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("lr: 1\nlr: 2", r"optim\.yaml is not valid YAML: key 'lr' is given twice \(again in line 2\)"),
+        ("lrr: 1", r"unknown key 'optim\.lrr' in \S+optim\.yaml; did you mean 'lr'\?"),
+        ("[1]", r"optim\.yaml must hold keys such as 'lr:', got list"),
+        ("a: [b", r"optim\.yaml is not valid YAML: .*expected"),
+    ],
+)
+def test_a_mistake_in_the_file_of_a_section_is_one_line(parse, tmp_path: Path, text: str, complaint: str) -> None:
+    (tmp_path / "optim.yaml").write_text(text)
+    assert_one_line(complaint, lambda: parse(MINIMAL, f"--optim={tmp_path / 'optim.yaml'}"))
+
+
+def test_a_section_of_a_section_has_a_file_too(parse, tmp_path: Path) -> None:
+    (tmp_path / "fast.yaml").write_text("widths: [1, 2, 3]\nblocks_dwn: [1, 1, 1]")
+    text, option = MINIMAL + "encoder: e\n", f"--network.fast={tmp_path / 'fast.yaml'}"
+    complaint = r"unknown key 'network\.fast\.blocks_dwn' in \S+fast\.yaml; did you mean 'blocks_down'\?"
+    assert_one_line(complaint, lambda: parse(text, option, config_class=RestorerConfig))
+    (tmp_path / "fast.yaml").write_text("widths: [1, 2, 3]")
+    assert parse(text, option, config_class=RestorerConfig).network.fast.widths == (1, 2, 3)
 
 
 @pytest.mark.parametrize("number", ["1e-4", "1.0e-4", "0.0001"])
@@ -125,7 +158,7 @@ def test_a_mistake_in_the_yaml_is_one_line_naming_file_or_key(parse, text: str, 
         (b"", r"must hold sections .* got NoneType"),
         (b"- a\n- b\n", r"must hold sections .* got list"),
         (b"just words", r"must hold sections .* got str"),
-        (b"\x89PNG\r\n\x1a\n\xff", r"is not a text file; --config takes a YAML file"),
+        (b"\x89PNG\r\n\x1a\n\xff", r"is not a text file; give a YAML file"),
         (b"a\x00b", r"is not valid YAML"),
     ],
 )
@@ -156,6 +189,13 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
         (["--trainer.compile", "maybe"], r"trainer\.compile.*maybe"),
         (["--trainer.seed", "-1"], r"trainer\.seed must be 0 or more, got -1"),
         (["--config"], r"--config: expected one argument"),
+        (["--optim.lr", "1", "--optim.lr", "2"], r"option --optim\.lr is given twice on the command line"),
+        (["--optim.lr=1", "--moco.momentum=0", "--optim.lr", "1"], r"option --optim\.lr is given twice"),
+        (["--resume", "--trainer.resume=false"], r"option --trainer\.resume is given twice"),
+        (["--optim", "{lr: 1, lr: 2}"], r"--optim is not valid YAML: key 'lr' is given twice"),
+        (["--optim", "{lrr: 1}"], r"unknown key 'optim\.lrr' in --optim; did you mean 'lr'\?"),
+        (["--optim", "none.yaml"], r"--optim takes a YAML file or keys with values, but there is no file none\.yaml"),
+        (["--optim={lr: 1}", "--optim={lr: 2}"], r"option --optim is given twice on the command line"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line(parse, arguments: list[str], complaint: str) -> None:
