@@ -11,9 +11,7 @@ import yaml
 from cqe.config import CqeConfig
 from engine.config import OptimConfig, TrainerConfig, parse_config, save_config, to_dict
 from restoration.config import RestorerConfig
-from tests.places import CONFIGS
 
-CLASSES = {"cqe": CqeConfig, "restorer": RestorerConfig}
 MINIMAL = "trainer: {run_dir: runs/x}\n"
 
 
@@ -236,49 +234,6 @@ def test_the_resolved_config_reads_back_as_the_same(tmp_path: Path) -> None:
 def test_configs_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         OptimConfig().lr = 1.0
-
-
-OVERLAYS = {"smoke", "supervised", "design"}  # laid over another config
-SHIPPED = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.stem not in OVERLAYS)
-
-
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.stem}")
-@pytest.mark.parametrize("is_smoke", [False, True], ids=["full", "smoke"])
-def test_shipped_configs_parse_for_their_script_alone_and_as_a_smoke_run(
-    path: Path, is_smoke: bool, tmp_path: Path
-) -> None:
-    arguments = [f"--config={path}", *([f"--config={path.with_stem('smoke')}"] if is_smoke else [])]
-    if path.parent.name == "restorer":
-        arguments.append("--encoder=encoder.safetensors")
-    config = parse_config(CLASSES[path.parent.name], arguments)
-    save_config(config, tmp_path / "resolved.yaml")
-    assert parse_config(type(config), [f"--config={tmp_path / 'resolved.yaml'}"]) == config
-    if is_smoke:
-        assert config.trainer.max_steps <= 5 and "smoke" in config.trainer.run_dir
-
-
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_shipped_configs_say_how_they_are_run(path: Path) -> None:
-    header = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
-    script = {"cqe": "train_cqe.py", "restorer": "train_restorer.py"}[path.parent.name]
-    assert f"{script} --config configs/{path.parent.name}/{path.name}" in header or path.stem == "quickstart"
-
-
-@pytest.mark.parametrize("path", [path for path in SHIPPED if path.parent.name == "cqe"], ids=lambda path: path.stem)
-def test_the_supervised_overlay_changes_the_objective_alone(path: Path) -> None:
-    overlay = path.with_stem("supervised")
-    labels = to_dict(parse_config(CqeConfig, [f"--config={path}", f"--config={overlay}"]))
-    contrast = to_dict(parse_config(CqeConfig, [f"--config={path}"]))
-    assert (labels.pop("objective"), contrast.pop("objective")) == ("labels", "contrast")
-    assert labels["trainer"].pop("run_dir") != contrast["trainer"].pop("run_dir")
-    assert labels == contrast
-
-
-def test_the_design_overlay_parses_over_its_config_and_changes_neither_loss_nor_schedule() -> None:
-    tiny, overlay = (f"--config={CONFIGS / 'restorer' / name}.yaml" for name in ("fast_tiny_gray", "design"))
-    design, alone = parse_config(RestorerConfig, [tiny, overlay]), parse_config(RestorerConfig, [tiny])
-    assert (design.trainer.max_steps, design.data.patch_size_px) == (1000, 64)
-    assert design.loss == alone.loss and design.optim.lr == alone.optim.lr and not design.initial_weights
 
 
 def assert_one_line(complaint: str, parse) -> None:
