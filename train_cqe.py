@@ -7,7 +7,6 @@ Writes `encoder.safetensors` (the best by kNN accuracy on the validation images)
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.errors import user_errors
 from cqe.config import CqeConfig
 from cqe.encoder import QualityEncoder
 from cqe.fitting import fit_probe, read_coded
@@ -27,21 +25,33 @@ from data.config import data_root, expand_qualities
 from data.pairs import ContrastivePatches
 from data.patches import open_training_stores, open_validation_store
 from data.store import PixelStore
-from engine.config import parse_config
-from engine.distributed import Process, gather_rows, main_first, process_group
-from engine.loader import build_loader
-from engine.loop import Stage, train
+from engine.distributed import Process, gather_rows, main_first
 from engine.run import check_run_dir
 from engine.run_log import RunLog
+from engine.script import run_script, train_on
+from engine.stage import Stage
 from engine.weight_files import load_exactly
 from evaluation.encoder.neighbours import knn_quality, quality_crops
 
-PROBE_PHOTO_PX = 512  # of a photo's sides, for the probe of a validation: coding all of a large one would take long
-PROBE_ROWS = 1000  # crops that the probe of a validation is fitted to; `test.py probe` takes its time and 5,000
+# Each validation fits a probe, which must not take long: `test.py probe` takes whole photos and 5,000 crops.
+PROBE_PHOTO_PX = 512  # longest side of the photos
+PROBE_ROWS = 1000  # number of crops
+
+
+def run(config: CqeConfig, process: Process) -> dict[str, float]:
+    """Train the encoder; returns the last validation's metrics."""
+    check_run_dir(config.trainer)  # before any image is packed
+    torch.manual_seed(config.trainer.seed)
+    with main_first(process):
+        stores = open_training_stores(config.data, data_root(config.data.root))
+        crops = validation_crops(config)
+    dataset = ContrastivePatches(stores, config.data, config.pairs, seed=config.trainer.seed)
+    stage = EncoderStage(config, crops, probe_photos(stores, config.validation.num_probe_images))
+    return train_on(stage, dataset, config=config, process=process)
 
 
 class EncoderStage(Stage):
-    """The encoder under its objective; what is kept is the (query) encoder."""
+    """The encoder under its objective. The (query) encoder is kept."""
 
     name = "cqe"
     best_metric = "knn_accuracy"
@@ -58,7 +68,7 @@ class EncoderStage(Stage):
             trained = load_encoder(config.initial_weights, channels=config.data.channels)
             check_architecture(encoder, trained, config.initial_weights)
             load_exactly(encoder, trained.state_dict(), config.initial_weights)
-        self.module = (build_contrast if config.objective == "contrast" else build_classifier)(encoder, config)
+        self.module = build_objective(encoder, config)
         self.kept = encoder
         self.crops = crops
         self.probe_photos = probe_photos
@@ -84,7 +94,7 @@ class EncoderStage(Stage):
 
 
 def check_architecture(encoder: QualityEncoder, trained: QualityEncoder, path: str) -> None:
-    """Refuse weights of another architecture: of another input, say, which no tensor's shape would tell.
+    """Refuse weights of another architecture. Another input, for example, does not show in any tensor's shape.
 
     Raises:
         ValueError: naming the first key that differs.
@@ -95,23 +105,21 @@ def check_architecture(encoder: QualityEncoder, trained: QualityEncoder, path: s
             raise ValueError(f"initial_weights {path} has {key} {value}, but the config has {wanted[key]}")
 
 
-def build_contrast(encoder: QualityEncoder, config: CqeConfig) -> MomentumContrast:
-    """The encoder in its momentum contrast."""
+def build_objective(encoder: QualityEncoder, config: CqeConfig) -> MomentumContrast | QualityClassifier:
+    """What trains the encoder: momentum contrast, or a layer that names the training qualities."""
+    size = encoder.representation_size
+    if config.objective == "labels":
+        qualities = expand_qualities(config.data.qualities)
+        return QualityClassifier(encoder, representation_size=size, qualities=qualities)
     return MomentumContrast(
         encoder,
-        representation_size=encoder.representation_size,
+        representation_size=size,
         queue_length=config.moco.queue_length,
         momentum=config.moco.momentum,
         temperature=config.moco.temperature,
         equal_qualities=config.moco.equal_qualities,
         gather=gather_rows,
     )
-
-
-def build_classifier(encoder: QualityEncoder, config: CqeConfig) -> QualityClassifier:
-    """The encoder under a layer that names the training qualities."""
-    qualities = expand_qualities(config.data.qualities)
-    return QualityClassifier(encoder, representation_size=encoder.representation_size, qualities=qualities)
 
 
 def validation_crops(config: CqeConfig) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,7 +134,7 @@ def validation_crops(config: CqeConfig) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def probe_photos(stores: Sequence[PixelStore], num_images: int) -> list[np.ndarray]:
-    """Corners of training images, evenly spread over all stores, as views of the packed pixels."""
+    """Top left corners of training images, evenly spread over all stores, as views of the packed pixels."""
     places = [(store, index) for store in stores for index in range(len(store))]
     chosen = np.linspace(0, len(places) - 1, min(num_images, len(places))).astype(int)
     photos = [store[index][:PROBE_PHOTO_PX, :PROBE_PHOTO_PX] for store, index in (places[place] for place in chosen)]
@@ -135,32 +143,8 @@ def probe_photos(stores: Sequence[PixelStore], num_images: int) -> list[np.ndarr
     return photos
 
 
-def run(config: CqeConfig, process: Process) -> dict[str, float]:
-    """Train the encoder; returns the last validation's metrics."""
-    check_run_dir(config.trainer)  # before anything is packed
-    torch.manual_seed(config.trainer.seed)
-    with main_first(process):
-        stores = open_training_stores(config.data, data_root(config.data.root))
-        crops = validation_crops(config)
-    dataset = ContrastivePatches(stores, config.data, config.pairs, seed=config.trainer.seed)
-    stage = EncoderStage(config, crops, probe_photos(stores, config.validation.num_probe_images))
-    batches = {"batch_size": config.data.batch_size, "num_workers": config.data.num_workers}
-    placed = {"rank": process.rank, "world_size": process.world_size, "pin_memory": process.device.type == "cuda"}
-    return train(
-        stage,
-        partial(build_loader, dataset, **batches, **placed),
-        steps_per_epoch=len(dataset) // config.data.batch_size,
-        batch_size=config.data.batch_size,
-        config=config,
-        process=process,
-    )
-
-
 def main() -> None:
-    with user_errors("train_cqe.py"):
-        config = parse_config(CqeConfig, description="Stage 1: train the compression quality encoder.")
-        with process_group(config.trainer.device) as process:
-            run(config, process)
+    run_script("train_cqe.py", CqeConfig, run, description="Stage 1: train the compression quality encoder.")
 
 
 if __name__ == "__main__":

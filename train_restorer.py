@@ -7,14 +7,12 @@ Writes `restorer.safetensors` (network and encoder, the best by PSNR on the vali
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.errors import user_errors
 from cqe.encoder import QualityEncoder
 from cqe.quality import QualityProbe
 from cqe.weights import open_encoder
@@ -22,18 +20,36 @@ from data.color import luma, to_image, to_tensor
 from data.config import data_root, expand_qualities
 from data.jpeg import compress
 from data.patches import RestorationPatches, open_training_stores, open_validation_store
-from engine.config import parse_config
-from engine.distributed import Process, main_first, process_group
-from engine.loader import build_loader
-from engine.loop import Stage, train
+from engine.distributed import Process, main_first
 from engine.run import check_run_dir
 from engine.run_log import RunLog
+from engine.script import run_script, train_on
+from engine.stage import Stage
 from evaluation.scores.metrics import MIN_SIDE_PX, means, score
 from restoration.config import RestorerConfig
 from restoration.networks import build_restorer
 from restoration.objective import RestorationObjective
 from restoration.warm_start import start_from
 from restoration.weights import open_weights, save_restorer
+
+
+def run(config: RestorerConfig, process: Process) -> dict[str, float]:
+    """Train the network; returns the last validation's metrics."""
+    check_run_dir(config.trainer)  # before any image is packed
+    check_validation_crops(config.validation.crop_size_px)
+    trained = open_weights(config.initial_weights, needs="network") if config.initial_weights else None
+    # Trained weights bring the encoder they were trained with, but a luma encoder cannot read RGB.
+    brings_encoder = trained is not None and trained.network.channels == config.data.channels
+    guide = trained if brings_encoder else open_encoder(config.encoder, channels=config.data.channels)
+    torch.manual_seed(config.trainer.seed)
+    with main_first(process):
+        stores = open_training_stores(config.data, data_root(config.data.root))
+        validation_images = open_validation_images(config)
+    dataset = RestorationPatches(stores, config.data, seed=config.trainer.seed)
+    stage = RestorerStage(config, guide.encoder, guide.probe, validation_images)
+    if trained:
+        start_from(stage.kept, trained.network, config.initial_weights)
+    return train_on(stage, dataset, config=config, process=process)
 
 
 class RestorerStage(Stage):
@@ -54,7 +70,7 @@ class RestorerStage(Stage):
         self.kept = build_restorer(config.network, encoder, config.data.channels)
         self.module = RestorationObjective(self.kept, fft_weight=config.loss.fft_weight, fft_norm=config.loss.fft_norm)
         self.validation_images = validation_images
-        self.probe = probe  # the encoder's, which goes along with it
+        self.probe = probe  # the encoder's; it is published with that encoder only
         self.probe_of = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
 
     def inputs(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -81,7 +97,7 @@ class RestorerStage(Stage):
         return means(scores) | by_quality
 
     def publish(self, kept: nn.Module, path: Path) -> None:
-        # A resumed run has the checkpoint's encoder, whatever the encoder's file holds by now.
+        # A resumed run has the checkpoint's encoder; the encoder's file may have changed since.
         encoder = kept.encoder.network.state_dict()
         fits = all(torch.equal(tensor.cpu(), self.probe_of[name].cpu()) for name, tensor in encoder.items())
         save_restorer(kept, self.config.network, path, probe=self.probe if fits else None)
@@ -108,39 +124,8 @@ def open_validation_images(config: RestorerConfig) -> list[np.ndarray]:
     return [np.ascontiguousarray(image) if config.data.channels == 3 else luma(image) for image in images]
 
 
-def run(config: RestorerConfig, process: Process) -> dict[str, float]:
-    """Train the network; returns the last validation's metrics."""
-    check_run_dir(config.trainer)  # before anything is packed
-    check_validation_crops(config.validation.crop_size_px)
-    trained = open_weights(config.initial_weights, needs="network") if config.initial_weights else None
-    # An encoder comes along with the network that was trained around it; luma's cannot read RGB.
-    brings_encoder = trained is not None and trained.network.channels == config.data.channels
-    guide = trained if brings_encoder else open_encoder(config.encoder, channels=config.data.channels)
-    torch.manual_seed(config.trainer.seed)
-    with main_first(process):
-        stores = open_training_stores(config.data, data_root(config.data.root))
-        validation_images = open_validation_images(config)
-    dataset = RestorationPatches(stores, config.data, seed=config.trainer.seed)
-    stage = RestorerStage(config, guide.encoder, guide.probe, validation_images)
-    if trained:
-        start_from(stage.kept, trained.network, config.initial_weights)
-    batches = {"batch_size": config.data.batch_size, "num_workers": config.data.num_workers}
-    placed = {"rank": process.rank, "world_size": process.world_size, "pin_memory": process.device.type == "cuda"}
-    return train(
-        stage,
-        partial(build_loader, dataset, **batches, **placed),
-        steps_per_epoch=len(dataset) // config.data.batch_size,
-        batch_size=config.data.batch_size,
-        config=config,
-        process=process,
-    )
-
-
 def main() -> None:
-    with user_errors("train_restorer.py"):
-        config = parse_config(RestorerConfig, description="Stage 2: train a restoration network.")
-        with process_group(config.trainer.device) as process:
-            run(config, process)
+    run_script("train_restorer.py", RestorerConfig, run, description="Stage 2: train a restoration network.")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import math
 import sys
 import typing
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -26,12 +25,16 @@ MAX_LISTED_KEYS = 20  # more would bury the message
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """The optimiser (Adam) and its schedule.
+    """The optimiser and its schedule.
 
     Args:
-        lr: learning rate at the peak, > 0.
+        name: "adam", "adamw", or "muon": Muon for the weights of hidden convolutions, Adam for all other parameters.
+        lr: learning rate at the peak, > 0; with Muon, that of the parameters which Muon trains.
         betas: Adam's two decay rates, each within 0..1.
-        weight_decay: decoupled weight decay (AdamW) where > 0.
+        weight_decay: decoupled weight decay (as in AdamW), also with "adam".
+        momentum: decay of Muon's average of gradients, 0..1.
+        adam_lr: with Muon, the learning rate at the peak of the parameters that Adam trains, > 0.
+        adam_layers: with Muon, the layers whose convolutions Adam trains: the network's first and last.
         schedule: "constant", or "cosine" from the peak down to `final_lr_ratio` of it.
         final_lr_ratio: last learning rate of the cosine as a share of the peak, 0..1.
         lr_warmup_steps: steps of linear rise to the peak.
@@ -39,9 +42,13 @@ class OptimConfig:
         ema_decay: decay of the averaged weights that are validated and published; null: the weights themselves are.
     """
 
+    name: Literal["adam", "adamw", "muon"] = "adam"
     lr: float = 1.0e-4
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
+    momentum: float = 0.95
+    adam_lr: float = 1.0e-3
+    adam_layers: tuple[str, ...] = ("head", "tail")
     schedule: Literal["constant", "cosine"] = "cosine"
     final_lr_ratio: float = 0.0
     lr_warmup_steps: int = 0
@@ -49,10 +56,13 @@ class OptimConfig:
     ema_decay: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"optim.lr must be > 0, got {self.lr}")
+        for name in ("lr", "adam_lr"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"optim.{name} must be > 0, got {getattr(self, name)}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optim.betas must be at least 0 and below 1, got {list(self.betas)}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"optim.momentum must be at least 0 and below 1, got {self.momentum}")
         if not 0 <= self.final_lr_ratio <= 1:
             raise ValueError(f"optim.final_lr_ratio must be within 0..1, got {self.final_lr_ratio}")
         for name in ("weight_decay", "lr_warmup_steps"):
@@ -126,16 +136,19 @@ def parse_config(
         arguments: the command line; None takes the process's own.
         description: first line of `--help`.
 
-    `--config FILE` names the YAML; `--resume` is short for `--trainer.resume true`.
+    `--config FILE` names the YAML and may be repeated: later files win. `--SECTION FILE` reads one section from a file
+    of its own. `--SECTION.KEY VALUE` wins over all files, wherever it stands. `--resume` is short for
+    `--trainer.resume true`.
 
     Raises:
         FileNotFoundError: if the YAML file is missing.
         ValueError: one line that names the file or key, what was wrong, and the nearest known key.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    arguments = [
-        part for word in arguments for part in (["--trainer.resume", "true"] if word == "--resume" else [word])
-    ]
+    options = _split(sys.argv[1:] if arguments is None else arguments)
+    _refuse_repeated(options)
+    sections = dict(_sections(config_class))
+    # Files of all sections first, then those of one, then single keys: each wins over what stands before it.
+    options.sort(key=lambda option: (option.name != "config", option.name not in sections, option.name.count(".")))
     parser = jsonargparse.ArgumentParser(
         prog=Path(sys.argv[0]).name,
         description=f"{description} --resume, short for --trainer.resume true, goes on from the run's checkpoint.",
@@ -145,12 +158,15 @@ def parse_config(
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the sections below")
     parser.add_class_arguments(config_class)
-    files = list(_config_files(arguments))
+    files = [option.value for option in options if option.name == "config" and option.value]
     for file in files:
         check_yaml(file, config_class)
+    for option in options:
+        if option.name in sections and option.value:
+            _check_section(option, sections[option.name])
     where = f" ({', '.join(files)})" if files else ""
     try:
-        namespace = parser.parse_args(arguments)
+        namespace = parser.parse_args([word for option in options for word in option.words])
         namespace.pop("config")
         return config_class(**dict(parser.instantiate(namespace)))
     except jsonargparse.ArgumentError as error:
@@ -159,8 +175,13 @@ def parse_config(
         raise ValueError(f"{error}{where}") from None
 
 
-def check_yaml(path: str | Path, config_class: type) -> None:
+def check_yaml(path: str | Path, config_class: type, *, prefix: str = "") -> None:
     """Refuse a YAML file with a key given twice or one that `config_class` does not have.
+
+    Args:
+        path: the file.
+        config_class: a dataclass.
+        prefix: what stands before the file's keys in a message, such as `optim.`.
 
     Raises:
         FileNotFoundError: if the file is missing.
@@ -169,20 +190,33 @@ def check_yaml(path: str | Path, config_class: type) -> None:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no config file {path}; see configs/ for those that come with the project")
     try:
-        content = yaml.load(Path(path).read_text(), Loader=_UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        content = _load_unique(Path(path).read_text(), str(path))
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not a text file; --config takes a YAML file") from None
+        raise ValueError(f"{path} is not a text file; give a YAML file") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold sections such as 'data:' and 'optim:', got {type(content).__name__}")
-    _refuse_unknown(content, config_class, str(path), prefix="")
+        expected = "keys such as 'lr:'" if prefix else "sections such as 'data:' and 'optim:'"
+        raise ValueError(f"{path} must hold {expected}, got {type(content).__name__}")
+    _refuse_unknown(content, config_class, str(path), prefix=prefix)
 
 
 def to_dict(config: Any) -> dict:
     """A config as plain containers, fit for YAML, JSON and checkpoints."""
     plain = dataclasses.asdict(config)
     return yaml.safe_load(yaml.safe_dump(_tuples_to_lists(plain)))
+
+
+def defaults(config: Any) -> dict:
+    """The defaults of a config's keys, in plain containers as `to_dict`; without the keys that have none."""
+    values = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            values[field.name] = defaults(value)
+        elif field.default is not dataclasses.MISSING:
+            values[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            values[field.name] = field.default_factory()
+    return _tuples_to_lists(values)
 
 
 def save_config(config: Any, path: str | Path) -> None:
@@ -205,12 +239,65 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _config_files(arguments: Sequence[str]) -> Iterator[str]:
-    for word, following in pairwise([*arguments, ""]):
-        if word == "--config" and following:
-            yield following
-        elif word.startswith("--config="):
-            yield word.removeprefix("--config=")
+def _load_unique(text: str, source: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Option:
+    """One option of a command line; `name` is empty for words that stand before the first."""
+
+    name: str
+    value: str | None
+    words: list[str]
+
+
+def _split(arguments: Sequence[str]) -> list[_Option]:
+    groups: list[list[str]] = []
+    for word in arguments:
+        if word == "--resume":
+            groups.append(["--trainer.resume", "true"])
+        elif word.startswith("--") or not groups:
+            groups.append([word])
+        else:
+            groups[-1].append(word)
+    options = []
+    for words in groups:
+        name, has_value, value = words[0].partition("=")
+        following = words[1] if len(words) > 1 else None
+        name = name.removeprefix("--") if name.startswith("--") else ""
+        options.append(_Option(name, value if has_value else following, words))
+    return options
+
+
+def _refuse_repeated(options: Sequence[_Option]) -> None:
+    # jsonargparse keeps the last without a word. `--config` may be repeated, and `--KEY+` adds to a list.
+    names = [option.name for option in options if option.name not in ("", "config") and not option.name.endswith("+")]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise ValueError(f"option --{name} is given twice on the command line; give it once")
+
+
+def _sections(config_class: type, prefix: str = "") -> Iterator[tuple[str, type]]:
+    """Names of all sections, such as `network` and `network.fast`, and their classes."""
+    for name, kind in typing.get_type_hints(config_class).items():
+        if dataclasses.is_dataclass(kind):
+            yield prefix + name, kind
+            yield from _sections(kind, f"{prefix}{name}.")
+
+
+def _check_section(option: _Option, section: type) -> None:
+    """Refuse repeated and unknown keys in `--SECTION FILE` or `--SECTION '{KEY: VALUE}'`."""
+    if not option.value.lstrip().startswith("{") and Path(option.value).is_file():
+        check_yaml(option.value, section, prefix=f"{option.name}.")
+        return
+    content = _load_unique(option.value, f"--{option.name}")
+    if not isinstance(content, dict):
+        raise ValueError(f"--{option.name} takes a YAML file or keys with values, but there is no file {option.value}")
+    _refuse_unknown(content, section, f"--{option.name}", prefix=f"{option.name}.")
 
 
 def _refuse_unknown(content: dict, config_class: type, path: str, prefix: str) -> None:

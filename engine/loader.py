@@ -1,7 +1,9 @@
 """Batches of a training set by global step, so that any step of any run can be drawn again."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -86,6 +88,49 @@ def build_loader(
         generator=torch.Generator(),  # its own: a resumed run must not draw a second time from the global one
         worker_init_fn=_leave_signals_to_the_trainer,
     )
+
+
+@contextmanager
+def batches_of(loader: Iterable) -> Iterator[Iterator]:
+    """The loader's batches; its workers have ended when the block is left, whatever ended it.
+
+    Python would wait for them for ever when it exits: it ends them by SIGTERM, which they ignore.
+
+    Raises:
+        ValueError, OSError: one line with what a worker raised, where it was an error of one of these types.
+        ChildProcessError: if a worker was killed. The error may come up anywhere in the block.
+    """
+    batches = iter(loader)
+    try:
+        yield batches
+    except (ValueError, OSError) as error:
+        reason = _reason_in_worker(error)
+        if reason is None:
+            raise
+        raise type(error)(f"a loader worker failed: {reason}") from error
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        raise ChildProcessError(
+            "a loader worker was killed, most often because memory ran out: lower data.num_workers or "
+            f"data.patch_size_px ({' '.join(str(error).split())})"
+        ) from error
+    finally:
+        _end_workers(batches)
+
+
+def _reason_in_worker(error: Exception) -> str | None:
+    """The last line of a worker's traceback, which torch puts into the message; None where no worker raised it."""
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines and lines[0].startswith("Caught ") and "in DataLoader worker" in lines[0] else None
+
+
+def _end_workers(batches: Any) -> None:
+    """torch has no public way to end them, and an error's traceback keeps the iterator alive, which would do it."""
+    if hasattr(batches, "_shutdown_workers"):  # it has workers
+        batches._shutdown_workers()
+        for worker in batches._workers:
+            worker.kill()  # one that is still busy with a sample
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:

@@ -1,4 +1,4 @@
-"""A run's folder and its state: what is refused before any work, what a checkpoint holds, and how it is taken up."""
+"""A run's folder and its state: what is refused before any work, what a checkpoint holds, and how a run goes on."""
 
 import math
 import os
@@ -11,16 +11,16 @@ import torch
 from torch import nn
 
 from engine.checkpoint import load_checkpoint
-from engine.config import TrainerConfig, save_config, to_dict
+from engine.config import TrainerConfig, defaults, save_config, to_dict
 from engine.distributed import Process, wait_for_all
 from engine.ema import ExponentialMovingAverage
 
 CHECKPOINT_NAME = "checkpoint.pt"
 
-# What may change when a run is taken up again: where things lie, how often they are written, how long it goes on. All
-# else must stay, since the run would not be the one that its config states.
+# What may change when a run is resumed: where files are, how often they are written, how long the run is. All else must
+# stay, or the run would not be the one that its config describes.
 FREE_ON_RESUME = {
-    "encoder", "initial_weights",  # all weights are in the checkpoint
+    "encoder", "initial_weights",  # the checkpoint holds all weights
     "data.root", "data.pack_dir", "data.num_workers",
     "trainer.run_dir", "trainer.resume", "trainer.device", "trainer.epochs", "trainer.max_steps", "trainer.max_minutes",
     "trainer.log_every_steps", "trainer.validate_every_steps", "trainer.save_every_steps", "trainer.save_every_minutes",
@@ -30,7 +30,7 @@ FREE_ON_RESUME = {
 
 @dataclass
 class Progress:
-    """How far a run is: steps done, seconds on the clock, the longest of a validation, the best one so far."""
+    """How far a run is: steps done, seconds on the clock, seconds of the longest validation, the best metric so far."""
 
     step: int = 0
     elapsed_seconds: float = 0.0
@@ -38,9 +38,9 @@ class Progress:
     best: float = -math.inf
 
     def share(self, num_steps: int, max_minutes: float | None) -> float:
-        """Share of the run that is done, 0..1: of its steps, or of its minutes where those run out first.
+        """Share of the run that is done, 0..1: of its steps or of its minutes, whichever is larger.
 
-        Of the minutes, the last validation gets as many as an earlier one took, and the steps all others.
+        The steps get all minutes but those for the last validation, which are as many as the longest one took so far.
         """
         of_time = 0.0
         if max_minutes:
@@ -49,7 +49,7 @@ class Progress:
         return min(max(self.step / num_steps, of_time), 1.0)
 
     def has_time_to_validate(self, max_minutes: float | None) -> bool:
-        """Whether a validation now would leave time for the last one; none has been timed yet: yes."""
+        """Whether a validation now would leave time for the last one; true until one has been timed."""
         return max_minutes is None or self.elapsed_seconds + 2 * self.validation_seconds <= 60 * max_minutes
 
 
@@ -64,7 +64,7 @@ class TrainingState:
     progress: Progress
 
     def to_checkpoint(self, config: Any) -> dict:
-        """Tensors and plain containers; the config is there to be compared on resuming."""
+        """Tensors and plain containers. The config is compared when the run is resumed."""
         return {
             "stage": self.stage_name,
             "config": to_dict(config),
@@ -79,18 +79,20 @@ class TrainingState:
         """Go on from a checkpoint.
 
         Raises:
-            FileNotFoundError, ValueError: as `load_checkpoint`; and if it lacks a part, does not fit the networks, or
-                was trained with another configuration (the key and both values are named).
+            FileNotFoundError, ValueError: as `load_checkpoint`; also if it lacks a part, does not fit the networks, or
+                was trained with another configuration (names the key and both values).
         """
         state = load_checkpoint(path, stage=self.stage_name)
         missing = {"config", "progress", "module", "optimizer", "average", "torch_rng"} - state.keys()
         if missing:
             raise ValueError(f"{path} lacks '{min(missing)}': it is no complete training checkpoint")
-        _refuse_changes(state["config"], to_dict(config), path)
+        _refuse_changes(state["config"], config, path)
         try:
             self.module.load_state_dict(state["module"])
             for group in state["optimizer"]["param_groups"]:
-                group["fused"] = True  # as `build_optimizer` has it; older files may say otherwise
+                if not group.get("is_muon"):
+                    group["fused"] = True  # as `build_optimizer` has it; older files may say otherwise
+                group.setdefault("lr_share", 1.0)  # older files do not have it
             self.optimizer.load_state_dict(state["optimizer"])
             if self.average:
                 self.average.load_state_dict(state["average"])
@@ -102,7 +104,7 @@ class TrainingState:
 
 
 def check_run_dir(trainer: TrainerConfig) -> Path:
-    """The run's folder, once it is clear that this run may use it; nothing is written.
+    """The run's folder, if this run may use it. Writes nothing.
 
     Raises:
         ValueError: if a run is already there and `trainer.resume` is off.
@@ -113,26 +115,29 @@ def check_run_dir(trainer: TrainerConfig) -> Path:
     nearest = next(folder for folder in (run_dir, *run_dir.absolute().parents) if folder.exists())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
         raise PermissionError(f"cannot write to trainer.run_dir {run_dir} ({nearest}); choose another folder")
-    has_checkpoint = (run_dir / CHECKPOINT_NAME).exists()
-    if trainer.resume and not has_checkpoint:
-        raise FileNotFoundError(f"nothing to resume: no {run_dir / CHECKPOINT_NAME}; train without --resume first")
-    if has_checkpoint and not trainer.resume:
-        raise ValueError(f"{run_dir} already holds a run: go on with --resume, or choose another trainer.run_dir")
+    checkpoint = run_dir / CHECKPOINT_NAME
+    if trainer.resume and not checkpoint.exists():
+        raise FileNotFoundError(f"nothing to resume: no {checkpoint}; train with trainer.resume off first")
+    if checkpoint.exists() and not trainer.resume:
+        raise ValueError(
+            f"{run_dir} already holds a run: set trainer.resume to go on, or choose another trainer.run_dir"
+        )
     return run_dir
 
 
 def open_run_dir(run_dir: Path, config: Any, process: Process) -> None:
-    """Make the run's folder, with the resolved config in it. Called once nothing can be refused any more."""
-    wait_for_all()  # every rank has looked before rank 0 writes
+    """Make the run's folder, with the resolved config in it. Call it last, when nothing can be refused any more."""
+    wait_for_all()  # every rank must have looked at the folder before rank 0 writes
     if process.is_main:
         run_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, run_dir / "config.yaml")
     wait_for_all()
 
 
-def _refuse_changes(saved: dict, current: dict, path: Path) -> None:
-    before, now = dict(_flat(saved)), dict(_flat(current))
-    # A key that an older version did not have stands for what that version did, which is its default.
+def _refuse_changes(saved: dict, config: Any, path: Path) -> None:
+    # An older version did what a key's default says, where it did not have the key yet.
+    before = dict(_flat(defaults(config))) | dict(_flat(saved))
+    now = dict(_flat(to_dict(config)))
     for key in sorted(before):
         is_free = key in FREE_ON_RESUME or key.startswith("validation.")
         if not is_free and before[key] != now.get(key):

@@ -1,4 +1,4 @@
-"""What a run says: plain lines or a progress bar on the terminal, a log file, curves and pictures in TensorBoard."""
+"""The log of a run: lines and a progress bar on the terminal, log.txt, curves, pictures and points in TensorBoard."""
 
 import logging
 import sys
@@ -21,7 +21,8 @@ class RunLog:
     Args:
         run_dir: where `log.txt` and the TensorBoard files go.
         process: this process.
-        first_step, last_step: of the progress bar, shown on a terminal only.
+        first_step: number of steps that earlier parts of the run have done.
+        last_step: number of steps of the whole run. The progress bar is shown on a terminal only.
     """
 
     def __init__(self, run_dir: Path, process: Process, *, first_step: int = 0, last_step: int = 0) -> None:
@@ -34,7 +35,8 @@ class RunLog:
             handler.setFormatter(logging.Formatter(LINE, "%H:%M:%S"))
             logging.getLogger().addHandler(handler)
         logging.getLogger().setLevel(logging.INFO)
-        self._writer = SummaryWriter(run_dir, purge_step=first_step or None)
+        # A resumed run makes the steps after `first_step` again: TensorBoard drops what an earlier part wrote of them.
+        self._writer = SummaryWriter(run_dir, purge_step=first_step + 1 if first_step else None)
         self._bar = tqdm(
             initial=first_step, total=last_step, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty()
         )

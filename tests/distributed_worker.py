@@ -34,16 +34,16 @@ def main() -> None:
         gathered[rows.ndim].append(rows.clone())
         return gather_rows(rows)
 
-    def recording(train):
+    def recording(train_on):
         def run(stage, *arguments, **options):
             stages.append(stage)
-            return train(stage, *arguments, **options)
+            return train_on(stage, *arguments, **options)
 
         return run
 
     train_cqe.gather_rows = recording_gather
-    train_cqe.train = recording(train_cqe.train)
-    train_restorer.train = recording(train_restorer.train)
+    train_cqe.train_on = recording(train_cqe.train_on)
+    train_restorer.train_on = recording(train_restorer.train_on)
     with process_group("cpu") as process:
         train_restorer.run(parse_config(RestorerConfig, ["--config", restorer_config]), process)
         train_cqe.run(parse_config(CqeConfig, ["--config", cqe_config]), process)

@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
+import engine.script
+import restoration.objective
 import train_cqe
 import train_restorer
 from cqe.config import CqeConfig
@@ -20,7 +22,8 @@ from cqe.encoder import QualityEncoder
 from cqe.quality import QualityProbe
 from cqe.weights import load_encoder, save_encoder
 from engine.checkpoint import load_checkpoint
-from engine.config import TrainerConfig
+from engine.config import TrainerConfig, parse_config
+from engine.distributed import Process
 from restoration.config import RestorerConfig
 from restoration.networks import NetworkConfig
 from restoration.weights import load_restorer, open_weights
@@ -90,9 +93,9 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     return run
 
 
-def stop_at(step: int, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let SIGTERM reach the next training when it asks for the batch of this step."""
-    build_loader = SCRIPTS[stage].build_loader
+    build_loader = engine.script.build_loader
 
     def build(dataset, first_step: int, last_step: int, **options):
         for index, batch in enumerate(build_loader(dataset, first_step, last_step, **options), start=first_step):
@@ -100,7 +103,7 @@ def stop_at(step: int, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
                 signal.raise_signal(signal.SIGTERM)
             yield batch
 
-    monkeypatch.setattr(SCRIPTS[stage], "build_loader", build)
+    monkeypatch.setattr(engine.script, "build_loader", build)
 
 
 def logged_losses(run_dir: Path) -> dict[int, str]:
@@ -123,7 +126,7 @@ def test_a_stopped_and_resumed_training_equals_an_uninterrupted_one(
 ) -> None:
     assert script(stage, settings(stage, run="whole"))[0] == 0
     with monkeypatch.context() as context:
-        stop_at(3, stage, context)
+        stop_at(3, context)
         assert script(stage, settings(stage, run="parts"))[0] == 0
     stopped = load_checkpoint(tmp_path / "parts" / "checkpoint.pt", stage=stage)
     assert stopped["progress"]["step"] == 3
@@ -142,7 +145,7 @@ def test_each_recipe_of_stage_1_publishes_its_encoder_and_resumes_exactly(
     whole, parts = (settings("cqe", run=run, max_steps=3) | RECIPES[recipe] for run in ("whole", "parts"))
     assert script("cqe", whole)[0] == 0
     with monkeypatch.context() as context:
-        stop_at(2, "cqe", context)
+        stop_at(2, context)
         assert script("cqe", parts)[0] == 0
     assert script("cqe", parts, "--resume")[0] == 0
     state = tensors(tmp_path / "whole", "cqe")
@@ -195,14 +198,14 @@ def test_every_trainable_parameter_moves_and_frozen_ones_do_not(
     stage: str, settings: Callable, script: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = {}
-    train = SCRIPTS[stage].train
+    train_on = SCRIPTS[stage].train_on
 
     def watched(stage_object, *arguments, **options):
         kept["module"] = stage_object.module
         kept["before"] = {name: value.detach().clone() for name, value in stage_object.module.named_parameters()}
-        return train(stage_object, *arguments, **options)
+        return train_on(stage_object, *arguments, **options)
 
-    monkeypatch.setattr(SCRIPTS[stage], "train", watched)
+    monkeypatch.setattr(SCRIPTS[stage], "train_on", watched)
     assert script(stage, settings(stage, max_steps=3))[0] == 0
     num_frozen = 0
     for name, parameter in kept["module"].named_parameters():
@@ -221,7 +224,7 @@ def test_a_loss_that_is_not_finite_ends_with_status_2_and_unharmed_weights(
     settings: Callable, script: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    loss = train_restorer.reconstruction_loss
+    loss = restoration.objective.reconstruction_loss
 
     def spoiled(restored: Tensor, clean: Tensor, **options) -> dict[str, Tensor]:
         calls.append(restored)
@@ -230,7 +233,7 @@ def test_a_loss_that_is_not_finite_ends_with_status_2_and_unharmed_weights(
             terms if len(calls) < 4 else terms | {"total": terms["total"] * torch.nan, "fft": terms["fft"] * torch.nan}
         )
 
-    monkeypatch.setattr(train_restorer, "reconstruction_loss", spoiled)
+    monkeypatch.setattr(restoration.objective, "reconstruction_loss", spoiled)
     status, lines = script("restorer", settings("restorer"))
     assert status == 2
     assert re.search(r"train_restorer\.py: error: (total|fft) is nan at step 3: stopped before the update", lines[-1])
@@ -356,7 +359,7 @@ def test_broken_and_missing_images_are_named(stage: str, settings: Callable, scr
 @pytest.mark.parametrize("stage", ["cqe", "restorer"])
 def test_a_run_directory_in_use_is_refused(stage: str, settings: Callable, script: Callable) -> None:
     assert script(stage, settings(stage, max_steps=1))[0] == 0
-    assert_refused(script(stage, settings(stage)), stage, r"run already holds a run: go on with --resume")
+    assert_refused(script(stage, settings(stage)), stage, r"run already holds a run: set trainer.resume to go on")
 
 
 def test_a_checkpoint_of_the_other_stage_is_refused(settings: Callable, script: Callable, tmp_path: Path) -> None:
@@ -442,11 +445,10 @@ def test_an_encoder_file_that_does_not_fit_is_refused(
 
 @pytest.mark.parametrize("stage", ["cqe", "restorer"])
 def test_a_batch_that_the_processes_do_not_divide_is_refused(stage: str, settings: Callable, tmp_path: Path) -> None:
-    module = SCRIPTS[stage]
     config_class = CqeConfig if stage == "cqe" else RestorerConfig
-    config = module.parse_config(config_class, ["--config", str(write_config(tmp_path / "c.yaml", settings(stage)))])
+    config = parse_config(config_class, ["--config", str(write_config(tmp_path / "c.yaml", settings(stage)))])
     with pytest.raises(ValueError, match=r"data\.batch_size \(4\) must be a multiple of the 3 processes"):
-        module.run(config, module.Process(0, 3, torch.device("cpu")))
+        SCRIPTS[stage].run(config, Process(0, 3, torch.device("cpu")))
 
 
 def test_in_a_process_of_its_own_a_signal_stops_and_saves_and_a_mistake_is_one_line(
@@ -466,7 +468,7 @@ def test_in_a_process_of_its_own_a_signal_stops_and_saves_and_a_mistake_is_one_l
             assert process.wait(timeout=60) == 0, seen + rest
         finally:
             process.kill()
-    assert re.search(r"stopped at step \d+, saved; go on with --resume", rest)
+    assert re.search(r"stopped at step \d+, saved; set trainer.resume to go on", rest)
     assert load_checkpoint(tmp_path / "run" / "checkpoint.pt", stage="restorer")["progress"]["step"] >= 2
     again = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120)
     assert again.returncode == 2 and again.stdout == ""

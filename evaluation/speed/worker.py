@@ -23,7 +23,7 @@ from common.machine import autocast, choose_precision, convolutions_tried_out
 from cqe.encoder import QualityEncoder
 from engine.compiling import compiled
 from engine.config import OptimConfig
-from engine.loop import build_optimizer
+from engine.optimizers import build_optimizer
 from restoration.networks import NetworkConfig, build_restorer
 from restoration.networks.restorer import Restorer
 from restoration.objective import RestorationObjective

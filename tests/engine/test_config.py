@@ -1,6 +1,7 @@
 """Configuration: what wins over what, and that every mistake is refused in one line naming file or key."""
 
 import dataclasses
+import itertools
 import re
 from pathlib import Path
 
@@ -10,9 +11,7 @@ import yaml
 from cqe.config import CqeConfig
 from engine.config import OptimConfig, TrainerConfig, parse_config, save_config, to_dict
 from restoration.config import RestorerConfig
-from tests.places import CONFIGS
 
-CLASSES = {"cqe": CqeConfig, "restorer": RestorerConfig}
 MINIMAL = "trainer: {run_dir: runs/x}\n"
 
 
@@ -44,6 +43,38 @@ def test_the_order_of_file_and_options_decides_nothing_in_favour_of_an_earlier_f
 
 def test_a_config_needs_no_file() -> None:
     assert parse_config(CqeConfig, ["--trainer.run_dir=a", "--moco.queue_length", "16"]).moco.queue_length == 16
+
+
+def test_a_key_on_the_command_line_wins_wherever_it_stands(parse, tmp_path: Path) -> None:
+    (tmp_path / "first").write_text(MINIMAL + "optim: {lr: 0.5, weight_decay: 0.5, final_lr_ratio: 0.5}\n")
+    (tmp_path / "optim").write_text("lr: 0.25\nweight_decay: 0.25\n")
+    options = [["--optim.lr=0.125"], ["--config", str(tmp_path / "first")], ["--optim", str(tmp_path / "optim")]]
+    for ordered in itertools.permutations(options):
+        optim = parse_config(CqeConfig, sum(ordered, [])).optim
+        assert (optim.lr, optim.weight_decay, optim.final_lr_ratio) == (0.125, 0.25, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("lr: 1\nlr: 2", r"optim\.yaml is not valid YAML: key 'lr' is given twice \(again in line 2\)"),
+        ("lrr: 1", r"unknown key 'optim\.lrr' in \S+optim\.yaml; did you mean 'lr'\?"),
+        ("[1]", r"optim\.yaml must hold keys such as 'lr:', got list"),
+        ("a: [b", r"optim\.yaml is not valid YAML: .*expected"),
+    ],
+)
+def test_a_mistake_in_the_file_of_a_section_is_one_line(parse, tmp_path: Path, text: str, complaint: str) -> None:
+    (tmp_path / "optim.yaml").write_text(text)
+    assert_one_line(complaint, lambda: parse(MINIMAL, f"--optim={tmp_path / 'optim.yaml'}"))
+
+
+def test_a_section_of_a_section_has_a_file_too(parse, tmp_path: Path) -> None:
+    (tmp_path / "fast.yaml").write_text("widths: [1, 2, 3]\nblocks_dwn: [1, 1, 1]")
+    text, option = MINIMAL + "encoder: e\n", f"--network.fast={tmp_path / 'fast.yaml'}"
+    complaint = r"unknown key 'network\.fast\.blocks_dwn' in \S+fast\.yaml; did you mean 'blocks_down'\?"
+    assert_one_line(complaint, lambda: parse(text, option, config_class=RestorerConfig))
+    (tmp_path / "fast.yaml").write_text("widths: [1, 2, 3]")
+    assert parse(text, option, config_class=RestorerConfig).network.fast.widths == (1, 2, 3)
 
 
 @pytest.mark.parametrize("number", ["1e-4", "1.0e-4", "0.0001"])
@@ -85,6 +116,9 @@ def test_lists_are_replaced_and_tuples_keep_their_length(parse) -> None:
         ("optim: {lr: -1}", r"optim\.lr must be > 0, got -1\.0 \(\S+config\.yaml\)"),
         ("optim: {lr: .nan}", r"optim\.lr.*nan.*config\.yaml"),
         ("optim: {betas: [0.1, 2]}", r"optim\.betas must be at least 0 and below 1.*config\.yaml"),
+        ("optim: {name: sgd}", r"optim\.name.*adam.*adamw.*muon.*sgd.*config\.yaml"),
+        ("optim: {momentum: 1}", r"optim\.momentum must be at least 0 and below 1, got 1\.0.*config\.yaml"),
+        ("optim: {adam_lr: 0}", r"optim\.adam_lr must be > 0, got 0\.0.*config\.yaml"),
         ("optim: {weight_decay: -1}", r"optim\.weight_decay.*0 or more.*config\.yaml"),
         ("optim: {grad_clip_norm: 0}", r"optim\.grad_clip_norm must be > 0 or null.*config\.yaml"),
         ("optim: {ema_decay: 1}", r"optim\.ema_decay must be between 0 and 1.*config\.yaml"),
@@ -122,7 +156,7 @@ def test_a_mistake_in_the_yaml_is_one_line_naming_file_or_key(parse, text: str, 
         (b"", r"must hold sections .* got NoneType"),
         (b"- a\n- b\n", r"must hold sections .* got list"),
         (b"just words", r"must hold sections .* got str"),
-        (b"\x89PNG\r\n\x1a\n\xff", r"is not a text file; --config takes a YAML file"),
+        (b"\x89PNG\r\n\x1a\n\xff", r"is not a text file; give a YAML file"),
         (b"a\x00b", r"is not valid YAML"),
     ],
 )
@@ -153,6 +187,13 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
         (["--trainer.compile", "maybe"], r"trainer\.compile.*maybe"),
         (["--trainer.seed", "-1"], r"trainer\.seed must be 0 or more, got -1"),
         (["--config"], r"--config: expected one argument"),
+        (["--optim.lr", "1", "--optim.lr", "2"], r"option --optim\.lr is given twice on the command line"),
+        (["--optim.lr=1", "--moco.momentum=0", "--optim.lr", "1"], r"option --optim\.lr is given twice"),
+        (["--resume", "--trainer.resume=false"], r"option --trainer\.resume is given twice"),
+        (["--optim", "{lr: 1, lr: 2}"], r"--optim is not valid YAML: key 'lr' is given twice"),
+        (["--optim", "{lrr: 1}"], r"unknown key 'optim\.lrr' in --optim; did you mean 'lr'\?"),
+        (["--optim", "none.yaml"], r"--optim takes a YAML file or keys with values, but there is no file none\.yaml"),
+        (["--optim={lr: 1}", "--optim={lr: 2}"], r"option --optim is given twice on the command line"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line(parse, arguments: list[str], complaint: str) -> None:
@@ -193,49 +234,6 @@ def test_the_resolved_config_reads_back_as_the_same(tmp_path: Path) -> None:
 def test_configs_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         OptimConfig().lr = 1.0
-
-
-OVERLAYS = {"smoke", "supervised", "design"}  # laid over another config
-SHIPPED = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.stem not in OVERLAYS)
-
-
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.stem}")
-@pytest.mark.parametrize("is_smoke", [False, True], ids=["full", "smoke"])
-def test_shipped_configs_parse_for_their_script_alone_and_as_a_smoke_run(
-    path: Path, is_smoke: bool, tmp_path: Path
-) -> None:
-    arguments = [f"--config={path}", *([f"--config={path.with_stem('smoke')}"] if is_smoke else [])]
-    if path.parent.name == "restorer":
-        arguments.append("--encoder=encoder.safetensors")
-    config = parse_config(CLASSES[path.parent.name], arguments)
-    save_config(config, tmp_path / "resolved.yaml")
-    assert parse_config(type(config), [f"--config={tmp_path / 'resolved.yaml'}"]) == config
-    if is_smoke:
-        assert config.trainer.max_steps <= 5 and "smoke" in config.trainer.run_dir
-
-
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_shipped_configs_say_how_they_are_run(path: Path) -> None:
-    header = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
-    script = {"cqe": "train_cqe.py", "restorer": "train_restorer.py"}[path.parent.name]
-    assert f"{script} --config configs/{path.parent.name}/{path.name}" in header or path.stem == "quickstart"
-
-
-@pytest.mark.parametrize("path", [path for path in SHIPPED if path.parent.name == "cqe"], ids=lambda path: path.stem)
-def test_the_supervised_overlay_changes_the_objective_alone(path: Path) -> None:
-    overlay = path.with_stem("supervised")
-    labels = to_dict(parse_config(CqeConfig, [f"--config={path}", f"--config={overlay}"]))
-    contrast = to_dict(parse_config(CqeConfig, [f"--config={path}"]))
-    assert (labels.pop("objective"), contrast.pop("objective")) == ("labels", "contrast")
-    assert labels["trainer"].pop("run_dir") != contrast["trainer"].pop("run_dir")
-    assert labels == contrast
-
-
-def test_the_design_overlay_parses_over_its_config_and_changes_neither_loss_nor_schedule() -> None:
-    tiny, overlay = (f"--config={CONFIGS / 'restorer' / name}.yaml" for name in ("fast_tiny_gray", "design"))
-    design, alone = parse_config(RestorerConfig, [tiny, overlay]), parse_config(RestorerConfig, [tiny])
-    assert (design.trainer.max_steps, design.data.patch_size_px) == (1000, 64)
-    assert design.loss == alone.loss and design.optim.lr == alone.optim.lr and not design.initial_weights
 
 
 def assert_one_line(complaint: str, parse) -> None:

@@ -4,7 +4,6 @@ import logging
 import math
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -17,49 +16,13 @@ from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.config import OptimConfig, TrainerConfig
 from engine.distributed import Process
 from engine.finite import FiniteGuard
-from engine.loop import Stage, learning_rate, train
+from engine.loop import train
+from engine.optimizers import learning_rate
 from engine.run import CHECKPOINT_NAME, Progress, check_run_dir
+from tests.engine.line import Config, Line, LineStage
 
 ALONE = Process(0, 1, torch.device("cpu"))
 NUM_STEPS = 6
-
-
-@dataclass(frozen=True)
-class Config:
-    trainer: TrainerConfig
-    optim: OptimConfig = field(default_factory=OptimConfig)
-
-
-class Line(nn.Module):
-    """One weight w, with the loss mean((w x - y)^2) and a second term that is only watched."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.tensor(0.5))
-
-    def forward(self, x: Tensor, y: Tensor, z: Tensor) -> dict[str, Tensor]:
-        return {"total": (self.weight * x - y).square().mean(), "watched": z.mean()}
-
-
-class LineStage(Stage):
-    name = "line"
-    best_metric = "score"
-    weights_name = "line.txt"
-
-    def __init__(self, scores: tuple[float, ...] = ()) -> None:
-        self.module = self.kept = Line()
-        self.scores = list(scores)
-        self.validated: list[tuple[int, float, bool]] = []
-
-    def inputs(self, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        return batch["x"], batch["y"], batch["z"]
-
-    def validate(self, kept: nn.Module, log: object, step: int) -> dict[str, float]:
-        self.validated.append((step, kept.weight.item(), kept.training))
-        return {"score": self.scores.pop(0) if self.scores else float(step)}
-
-    def publish(self, kept: nn.Module, path: Path) -> None:
-        path.write_text(repr(kept.weight.item()))
 
 
 class Clock:
@@ -118,16 +81,6 @@ def run(
 
 def saved(tmp_path: Path) -> dict:
     return load_checkpoint(tmp_path / "run" / CHECKPOINT_NAME, stage="line")
-
-
-def test_learning_rate_rises_linearly_and_falls_as_a_cosine() -> None:
-    config = OptimConfig(lr=2.0, lr_warmup_steps=3, final_lr_ratio=0.25)
-    assert [learning_rate(config, step, 0.0) for step in range(5)] == [0.5, 1.0, 1.5, 2.0, 2.0]
-    assert learning_rate(config, 100, 0.0) == pytest.approx(2.0)
-    assert learning_rate(config, 100, 0.5) == pytest.approx(2.0 * (0.25 + 0.75 / 2))
-    assert learning_rate(config, 100, 1.0) == pytest.approx(2.0 * 0.25)
-    constant = OptimConfig(lr=2.0, schedule="constant", lr_warmup_steps=1)
-    assert [learning_rate(constant, step, step / 4) for step in range(4)] == [1.0, 2.0, 2.0, 2.0]
 
 
 def test_the_share_done_is_of_steps_or_of_time_whichever_is_further() -> None:
@@ -208,7 +161,7 @@ def test_a_resumed_run_can_be_given_more_time(tmp_path: Path, monkeypatch: pytes
     rates = watched_rates(monkeypatch)
     go(max_minutes=0.1, resume=True)
     assert rates == [] and "this run is over, nothing is left to train" in log_of(tmp_path)
-    assert "--initial_weights" in log_of(tmp_path)
+    assert "start a new run from its weights (initial_weights)" in log_of(tmp_path)
     go(max_minutes=0.2, resume=True)
     assert rates == [(step, pytest.approx(step / 6)) for step in (3, 4, 5)]  # six seconds of twelve were over
     assert saved(tmp_path)["progress"]["elapsed_seconds"] == 12
@@ -424,13 +377,13 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
 
 def test_a_run_directory_in_use_is_refused(tmp_path: Path) -> None:
     run(tmp_path, LineStage())
-    with pytest.raises(ValueError, match=r"run already holds a run: go on with --resume, or choose another"):
+    with pytest.raises(ValueError, match=r"run already holds a run: set trainer.resume to go on, or choose another"):
         run(tmp_path, LineStage())
 
 
 def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"nothing to resume: no .*checkpoint\.pt; train without --resume first"
+        FileNotFoundError, match=r"nothing to resume: no .*checkpoint\.pt; train with trainer.resume off first"
     ):
         run(tmp_path, LineStage(), resume=True)
     assert not (tmp_path / "run").exists()
@@ -440,6 +393,19 @@ def test_averaging_cannot_be_switched_on_or_off_by_resuming(tmp_path: Path) -> N
     run(tmp_path, LineStage())
     with pytest.raises(ValueError, match=r"checkpoint\.pt was trained with optim\.ema_decay None, now it is"):
         run(tmp_path, LineStage(), optim={"ema_decay": 0.5}, resume=True)
+
+
+def test_a_checkpoint_from_before_an_option_goes_on_with_its_default_only(tmp_path: Path) -> None:
+    run(tmp_path, LineStage(), max_steps=3)
+    state = saved(tmp_path)
+    for key in ("name", "momentum", "adam_lr", "adam_layers", "ema_decay"):
+        del state["config"]["optim"][key]
+    del state["optimizer"]["param_groups"][0]["lr_share"]
+    save_checkpoint(tmp_path / "run" / CHECKPOINT_NAME, state)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt was trained with optim\.name adam, now it is adamw"):
+        run(tmp_path, LineStage(), optim={"name": "adamw"}, resume=True)
+    run(tmp_path, LineStage(), resume=True)
+    assert saved(tmp_path)["progress"]["step"] == NUM_STEPS
 
 
 def test_a_checkpoint_of_another_network_is_named(tmp_path: Path) -> None:

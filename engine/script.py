@@ -1,0 +1,71 @@
+"""How every training script begins and ends: its command line, and a stage trained on a dataset."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol, TypeVar
+
+from torch.utils.data import Dataset
+
+from common.errors import user_errors
+from engine.config import parse_config
+from engine.distributed import Process, process_group
+from engine.loader import build_loader
+from engine.loop import train
+from engine.stage import RunConfig, Stage
+
+Config = TypeVar("Config", bound=RunConfig)
+
+
+class BatchConfig(Protocol):
+    """What batches are made by: samples of one step over all processes, and loader workers of each process."""
+
+    batch_size: int
+    num_workers: int
+
+
+class DataRunConfig(RunConfig, Protocol):
+    """A configuration whose section `data` says how batches are made."""
+
+    data: BatchConfig
+
+
+def train_on(stage: Stage, dataset: Dataset, *, config: DataRunConfig, process: Process) -> dict[str, float]:
+    """Train a stage on a dataset that answers positions (epoch, index).
+
+    Returns:
+        The last validation's metrics; {} on ranks other than 0.
+
+    Raises:
+        ValueError, OSError, FloatingPointError: as `engine.loop.train` and `engine.loader.build_loader`.
+    """
+    batch_size = config.data.batch_size
+    make_loader = partial(
+        build_loader,
+        dataset,
+        batch_size=batch_size,
+        num_workers=config.data.num_workers,
+        rank=process.rank,
+        world_size=process.world_size,
+        pin_memory=process.device.type == "cuda",
+    )
+    steps_per_epoch = len(dataset) // batch_size
+    return train(
+        stage, make_loader, steps_per_epoch=steps_per_epoch, batch_size=batch_size, config=config, process=process
+    )
+
+
+def run_script(
+    program: str, config_class: type[Config], run: Callable[[Config, Process], object], *, description: str
+) -> None:
+    """A training script's `main`: parse the command line, join the other processes, run.
+
+    Args:
+        program: the script's file name, for the line that a user's mistake ends with.
+        config_class: as `parse_config` takes it.
+        run: trains with a configuration, in one process of those that torchrun started.
+        description: first line of `--help`.
+    """
+    with user_errors(program):
+        config = parse_config(config_class, description=description)
+        with process_group(config.trainer.device) as process:
+            run(config, process)

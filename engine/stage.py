@@ -1,0 +1,51 @@
+"""What a stage of the method gives the training loop: a module, its inputs, its validation, its published weights."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from engine.config import OptimConfig, TrainerConfig
+from engine.run_log import RunLog
+
+
+class RunConfig(Protocol):
+    """The sections of a stage's configuration that the loop reads; the others are the stage's own."""
+
+    trainer: TrainerConfig
+    optim: OptimConfig
+
+
+class Stage(ABC):
+    """One stage of the method, as the loop sees it.
+
+    Attributes:
+        name: written into checkpoints.
+        module: what is trained. It is called with the tensors of `inputs` and returns named scalar losses, one of them
+            "total".
+        kept: the part of `module` that is averaged, validated and published.
+        best_metric: the validation metric (larger is better) that chooses the published weights.
+        weights_name: file name of the published weights in the run's folder.
+        eager_because: why `module` must not be compiled, whatever the config says; empty if it may be.
+    """
+
+    name: str
+    module: nn.Module
+    kept: nn.Module
+    best_metric: str
+    weights_name: str
+    eager_because: str = ""
+
+    @abstractmethod
+    def inputs(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """The arguments of `module`, from a batch on the device."""
+
+    @abstractmethod
+    def validate(self, kept: nn.Module, log: RunLog, step: int) -> dict[str, float]:
+        """Metrics of `kept`, which is the stage's `kept` or its average, in eval mode; `best_metric` is among them."""
+
+    @abstractmethod
+    def publish(self, kept: nn.Module, path: Path) -> None:
+        """Write the weights of `kept` to `path`, atomically."""
