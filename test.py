@@ -5,6 +5,7 @@
 
 import argparse
 import hashlib
+import io
 import logging
 import math
 import os
@@ -72,7 +73,7 @@ class Network(NamedTuple):
     """A restoration network ready to run, how networks run on an image here, its name in the results and its origin."""
 
     restorer: torch.nn.Module
-    restore: Callable[[torch.nn.Module, np.ndarray], np.ndarray]
+    restore: Callable[..., np.ndarray]  # (network, image, and a guide where the network takes one) -> image
     name: str
     provenance: dict[str, str]
 
@@ -80,6 +81,9 @@ class Network(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one subcommand. A further one is a function `add_<name>` here, which names what it runs as `run`."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name need not be text, or text of the terminal's encoding
+            stream.reconfigure(errors="backslashreplace")
     parser = OneLineParser(prog="test.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     subcommands = parser.add_subparsers(title="subcommands", metavar="SUBCOMMAND", required=True)
     measuring = (add_evaluate, add_table, add_represent, add_guidance, add_figure)
@@ -428,6 +432,7 @@ def run_represent(options: argparse.Namespace) -> None:
 def run_guidance(options: argparse.Namespace) -> None:
     check_outputs(options)
     sets = protocols.open_sets(options.sets, data_root(options.data_root))
+    protocols.check_images(sets, options.channels)
     network = open_network(options.weights, options.channels, options)
     result = guidance.evaluate_features(
         network.restorer,
@@ -729,9 +734,9 @@ def open_network(weights: str, channels: str, options: argparse.Namespace) -> Ne
     torch.backends.cudnn.allow_tf32 = False  # float32 figures are float32's, on any GPU
     restorer = load_restorer(weights, channels=CHANNELS[channels]).to(device, memory_format=torch.channels_last)
 
-    def restore(network: torch.nn.Module, image: np.ndarray) -> np.ndarray:
+    def restore(network: torch.nn.Module, image: np.ndarray, guide: np.ndarray | None = None) -> np.ndarray:
         with autocast(device, precision):
-            return restore_image(network, image)
+            return restore_image(network, image, guide=guide)
 
     file = find_weights(weights)
     return Network(restorer, restore, file.stem, origin(file, device, options))

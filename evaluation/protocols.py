@@ -9,7 +9,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from data.images import list_images, read_image, to_channels
 from data.jpeg import compress
+from data.sets import first_few, known_sets, pixel_digest, split_digest
 from data.splits import bsds500_split, refuse_other_split
 from evaluation.metrics import METRICS, MIN_SIDE_PX, score
 
@@ -39,6 +40,11 @@ PROTOCOLS = {
     "color": "uint8 RGB, 4:2:0 JPEG; PSNR over RGB, peak 255; SSIM 11x11 Gaussian, valid region, mean of the channels; "
     "PSNR-B 8x8, published channel order; no border cropped; mean over images",
 }
+
+# Main memory for the images that are being scored, and those waiting for it. SSIM holds 16 arrays of float64, of one
+# channel at a time (measured: 130 and 132 bytes a pixel for luma and RGB).
+SCORING_BYTES = 4 * 2**30
+SCORING_BYTES_PER_PIXEL = 132
 
 Restore = Callable[[np.ndarray], np.ndarray]  # degraded image -> restored image, both uint8 and of one shape
 
@@ -102,10 +108,25 @@ def present_sets(names: Sequence[str], data_root: str | Path) -> list[str]:
 def read_clean(path: Path, channels: str) -> np.ndarray:
     """The ground truth of an image file: (H, W) for "gray", (H, W, 3) for "color".
 
+    A Classic5 image stored as RGB of three equal channels is read as the gray image that it was: the luma of it, in
+    16..235, would score 0.8 dB higher.
+
     Raises:
         ValueError: if the file cannot be read, is gray where colour is asked for, or has a side under 11 pixels.
     """
+    return _as_clean(_read_stored(path), channels, path)
+
+
+def _read_stored(path: Path) -> np.ndarray:
     image = read_image(path)
+    if _is_gray_as_rgb(image):
+        gray = np.ascontiguousarray(image[..., 0])
+        if pixel_digest(gray) in known_sets()["classic5"].values():
+            return gray
+    return image
+
+
+def _as_clean(image: np.ndarray, channels: str, path: Path) -> np.ndarray:
     if channels == "color" and image.ndim == 2:
         raise ValueError(f"{path} is a gray image; a colour evaluation needs colour images, so use --channels gray")
     if min(image.shape[:2]) < MIN_SIDE_PX:
@@ -114,10 +135,29 @@ def read_clean(path: Path, channels: str) -> np.ndarray:
 
 
 def check_images(sets: Sequence[ImageSet], channels: str) -> None:
-    """Read every image once, so that a broken or unfit one stops the run before any work. Errors as in `read_clean`."""
-    for _, paths in sets:
+    """Read every image once, so that a broken or unfit one stops the run before any work. Errors as in `read_clean`.
+
+    Warns where scores are not comparable: of a benchmark's images with other pixels than the known ones, and of gray
+    images of other sets that are stored as RGB.
+    """
+    for name, paths in sets:
+        digests, gray_as_rgb = {}, []
         for path in paths:
-            read_clean(path, channels)
+            image = _read_stored(path)
+            _as_clean(image, channels, path)
+            digests[path.stem] = pixel_digest(image)
+            if _is_gray_as_rgb(image):
+                gray_as_rgb.append(path.name)
+        if unlike := _unlike_known(name, digests):
+            logger.warning("%s: other pixels than the known copy has (%s): scores are not comparable", name, unlike)
+        elif gray_as_rgb and channels == "gray":
+            images = first_few(gray_as_rgb)
+            logger.warning(
+                "%s: gray images stored as RGB (%s); the luma taken of them spans 16..235, which scores about 0.8 dB "
+                "more than the gray levels would: store them as gray, or compare with nothing else",
+                name,
+                images,
+            )
 
 
 def restored_by(restore: Restore) -> Produce:
@@ -166,7 +206,7 @@ def evaluate(
     """Score a system on sets of images at JPEG qualities.
 
     Outputs are produced one after the other in the calling thread (a network uses the machine by itself); `workers`
-    threads score them, and the JPEGs, meanwhile.
+    threads score them, and the JPEGs, meanwhile: fewer of large images, so that these take `SCORING_BYTES` at most.
 
     Args:
         produce: the system, from `restored_by` or `restored_in`.
@@ -185,15 +225,16 @@ def evaluate(
     """
     qualities = list(dict.fromkeys(qualities))
     images: dict[Case, Scores] = {}
-    waiting: deque = deque()
+    waiting: deque[_Pending] = deque()
     total = sum(len(paths) for _, paths in sets) * len(qualities)
     # disable=None: a bar on a terminal, silence elsewhere.
     with ThreadPoolExecutor(workers) as pool, tqdm(total=total, desc=method, unit="image", disable=None) as bar:
         try:
             for clean, case in _clean_cases(sets, qualities, channels):
-                waiting.append((case, pool.submit(_score, produce(clean, case), clean, case.quality)))
-                while len(waiting) > 2 * workers:  # few enough that huge images do not pile up in memory
+                output, num_bytes = produce(clean, case), _scoring_bytes(clean)
+                while not _has_room(waiting, num_bytes, workers):
                     _collect(waiting, images, bar)
+                waiting.append(_Pending(case, num_bytes, pool.submit(_score, output, clean, case.quality)))
             while waiting:
                 _collect(waiting, images, bar)
         finally:
@@ -226,6 +267,21 @@ def _open_set(name: str, data_root: Path) -> ImageSet:
     return ImageSet(name if name in SET_FOLDERS else Path(os.path.abspath(name)).name, paths)
 
 
+def _is_gray_as_rgb(image: np.ndarray) -> bool:
+    # The first row decides nearly always, and the others need not be compared.
+    return image.ndim == 3 and bool((image[0] == image[0, :, :1]).all() and (image == image[..., :1]).all())
+
+
+def _unlike_known(name: str, digests: dict[str, str]) -> str:
+    """Which images of a benchmark are not the known ones, in words; nothing where all are, or none are known."""
+    if name in SET_SPLITS:  # known as a whole; one that is incomplete has been warned of
+        split = SET_SPLITS[name]
+        is_known = len(digests) != SET_SIZES[name] or split_digest(digests) == known_sets()["bsds500"][split]
+        return "" if is_known else "JPEG decoders may differ by a level"
+    known = known_sets().get(name, {}).values()
+    return first_few([stem for stem, digest in digests.items() if digest not in known]) if known else ""
+
+
 def _cases(sets: Sequence[ImageSet], qualities: Sequence[int]) -> Iterator[tuple[Path, Case]]:
     for name, paths in sets:
         for path, quality in product(paths, qualities):
@@ -254,9 +310,28 @@ def _gain(psnr_db: float, jpeg_psnr_db: float) -> float:
     return 0.0 if psnr_db == jpeg_psnr_db else psnr_db - jpeg_psnr_db  # two infinities have no difference
 
 
-def _collect(waiting: deque, images: dict[Case, Scores], bar: tqdm) -> None:
-    case, future = waiting.popleft()
-    images[case] = future.result()
+class _Pending(NamedTuple):
+    """An image that is being scored, or waits for it, and the memory that takes."""
+
+    case: Case
+    num_bytes: int
+    scores: Future
+
+
+def _scoring_bytes(clean: np.ndarray) -> int:
+    return clean.shape[0] * clean.shape[1] * SCORING_BYTES_PER_PIXEL
+
+
+def _has_room(waiting: deque[_Pending], num_bytes: int, workers: int) -> bool:
+    """Whether one more image may be scored: few at a time, of large ones no more than fit into memory, always one."""
+    total = num_bytes + sum(pending.num_bytes for pending in waiting)
+    return not waiting or len(waiting) < 2 * workers and total <= SCORING_BYTES
+
+
+def _collect(waiting: deque[_Pending], images: dict[Case, Scores], bar: tqdm) -> None:
+    """Wait for the first of those waiting."""
+    pending = waiting.popleft()
+    images[pending.case] = pending.scores.result()
     bar.update()
 
 
