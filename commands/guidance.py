@@ -7,7 +7,7 @@ from commands.outputs import check_outputs, report
 from commands.systems import open_network
 from data.config import data_root
 from evaluation.scores import guidance
-from evaluation.scores.image_sets import open_sets
+from evaluation.scores.image_sets import check_images, open_sets
 
 HELP = "a network's scores when its decoder is given other features"
 
@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     check_outputs(options)
     sets = open_sets(options.sets, data_root(options.data_root))
+    check_images(sets, options.channels)
     network = open_network(options.weights, options.channels, options)
     result = guidance.evaluate_features(
         network.restorer,

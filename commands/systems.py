@@ -29,7 +29,7 @@ class Network(NamedTuple):
     """A restoration network ready to run, how networks run on an image here, its name in the results and its origin."""
 
     restorer: torch.nn.Module
-    restore: Callable[[torch.nn.Module, np.ndarray], np.ndarray]
+    restore: Callable[..., np.ndarray]  # (network, image, and a guide where the network takes one) -> image
     name: str
     provenance: dict[str, str]
 
@@ -61,9 +61,9 @@ def open_network(weights: str, channels: str, options: argparse.Namespace) -> Ne
         )
     restorer = opened.network.to(device, memory_format=torch.channels_last)
 
-    def restore(network: torch.nn.Module, image: np.ndarray) -> np.ndarray:
+    def restore(network: torch.nn.Module, image: np.ndarray, guide: np.ndarray | None = None) -> np.ndarray:
         with autocast(device, precision):
-            return restore_image(network, image)
+            return restore_image(network, image, guide=guide)
 
     return Network(restorer, restore, opened.name, origin(opened, device, options))
 

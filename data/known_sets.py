@@ -160,6 +160,12 @@ def known_digests() -> dict[str, dict[str, str]]:
     return json.loads((Path(__file__).parent / "known_sets.json").read_text(encoding="utf-8"))
 
 
+def known_gray_digests() -> set[str]:
+    """Pixel digests of all images of the sets that are distributed in gray."""
+    gray = (known_digests().get(name, {}) for name, known in KNOWN_SETS.items() if known.is_gray)
+    return {digest for digests in gray for digest in digests.values()}
+
+
 def places_in(name: str) -> dict[str, str]:
     """Stem in the wild, lower case -> place in the set; empty for the sets that take any image."""
     places = KNOWN_SETS[name].places

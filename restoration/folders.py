@@ -4,6 +4,7 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -113,27 +114,47 @@ def restore_files(gray: Restoring, color: Restoring, jobs: Sequence[Job], *, til
     with tqdm(total=len(jobs), disable=None, bar_format=_BAR) as bar:
         for number, job in enumerate(jobs, start=1):
             bar.set_description_str(job.source.name)
-            started = time.perf_counter()
             try:
-                photo = read_photo(job.source)
-                restorer, read_quality = color if has_color(photo) else gray
-                if read_quality is not None:
-                    quality, spread = read_quality(photo.pixels)
-                    reading = f"JPEG quality about {quality:.0f} +- {max(spread, 1):.0f}"
-                    bar.write(f"{job.source}: {reading}", file=sys.stdout)
-                save_photo(restore_photo(restorer, photo, tile_px=tile_px, on_tile=bar.update), job.target)
-            except (ValueError, OSError, FloatingPointError) as error:
-                message = " ".join(str(error).split())
+                done = _restore(gray, color, job, bar, tile_px=tile_px)
+            # Whatever happens to one photo, also what nobody thought of, the others are to be restored.
+            except Exception as error:
+                message = _reason(error, tile_px)
                 failures.append(message if str(job.source) in message else f"{job.source}: {message}")
-            except torch.OutOfMemoryError:
-                failures.append(f"{job.source}: no GPU memory left with tiles of {tile_px} pixels; make --tile smaller")
             else:
                 if bar.disable:
-                    height, width = photo.pixels.shape[:2]
-                    seconds, what = time.perf_counter() - started, _described(photo, restorer.channels)
-                    print(f"{job.source} -> {job.target}  {width}x{height}  {seconds:.1f} s  {what}", flush=True)
+                    print(done, flush=True)
             bar.update(number - bar.n)
     return failures
+
+
+def _restore(gray: Restoring, color: Restoring, job: Job, bar: tqdm, *, tile_px: int) -> str:
+    """Restore one photo; the line that says so. Nothing of it stays in memory."""
+    started = time.perf_counter()
+    photo = read_photo(job.source)
+    restorer, read_quality = color if has_color(photo) else gray
+    if read_quality is not None:
+        quality, spread = read_quality(photo.pixels)
+        reading = f"JPEG quality about {quality:.0f} +- {max(spread, 1):.0f}"
+        bar.write(f"{job.source}: {reading}", file=sys.stdout)
+    photo = restore_photo(restorer, photo, tile_px=tile_px, on_tile=bar.update)
+    save_photo(photo, job.target)
+    height, width = photo.pixels.shape[:2]
+    seconds, what = time.perf_counter() - started, _described(photo, restorer.channels)
+    return f"{job.source} -> {job.target}  {width}x{height}  {seconds:.1f} s  {what}"
+
+
+def _reason(error: Exception, tile_px: int) -> str:
+    """Why a photo was not restored, in one line."""
+    message = " ".join(str(error).split())
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"no GPU memory left with tiles of {tile_px} pixels; make --tile smaller"
+    # torch has no error of its own for main memory.
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in message:
+        return f"not enough memory with tiles of {tile_px} pixels; make --tile smaller, or cut the picture into parts"
+    if isinstance(error, (ValueError, OSError, FloatingPointError)):
+        return message
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {Path(place.filename).name}, line {place.lineno}: {message}"
 
 
 def _find(inputs: Sequence[str | Path], output: Path) -> Iterator[tuple[Path, Path]]:

@@ -5,11 +5,12 @@ along; pixels are not rotated, the EXIF orientation goes on saying how they lie.
 is read by Pillow, and so restored, at 8 bits. A TIFF's own tags are not carried over (Pillow applies its orientation).
 """
 
+import math
 import os
 import struct
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +19,17 @@ import torch
 from PIL import Image
 from torch import nn
 
-from restoration.tiling import TILE_PX, restore_tensor
+from restoration.tiling import TILE_PX, restore_strips
 
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # JFIF's Y, full range: the plane that a colour JPEG codes
 
 MAX_PIXELS = 2**29  # Pillow refuses pictures of twice as many, about a gigapixel
+# Main memory that a large photo takes while it is restored, the network's own for one tile left out. Measured with 64
+# megapixels, decoder included: 9 (luma network) and 11 (colour network) for RGB, 12 with transparency, 16 for WebP.
+BYTES_PER_PIXEL = 16
+STRIP_PIXELS = 2**22  # of which a large picture is converted at a time
+MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")  # Linux: of the machine, of the container
+METRES_PER_INCH = 0.0254
 
 _METADATA = ("exif", "icc_profile", "dpi")  # as Pillow calls them, in what it read and when it writes
 _FOREIGN_PROFILE = ("CMYK", "LAB")  # modes whose colour profile does not describe the RGB made of them
@@ -56,18 +63,19 @@ def restore_photo(
         FloatingPointError: if the network's output is not finite.
     """
     pixels = photo.pixels
-    is_color, peak = pixels.ndim == 3, np.iinfo(pixels.dtype).max
-    seen = pixels.astype(np.float32).reshape(*pixels.shape[:2], -1) / peak  # (H, W, 1 or 3)
-    if restorer.channels == 1 and is_color:
-        seen = (seen @ LUMA)[..., None]
-    elif restorer.channels == 3 and not is_color:
-        seen = np.repeat(seen, 3, axis=2)
-    x = torch.from_numpy(seen).permute(2, 0, 1)[None]  # (1, channels, H, W)
-    restored = restore_tensor(restorer, x, tile_px=tile_px, on_tile=on_tile)
-    change = (restored - x)[0].permute(1, 2, 0).numpy()  # (H, W, channels)
-    if not is_color:
-        change = change[..., 0] if restorer.channels == 1 else change @ LUMA  # (H, W)
-    return photo._replace(pixels=np.rint(np.clip(pixels + peak * change, 0, peak)).astype(pixels.dtype))
+    peak = np.iinfo(pixels.dtype).max
+
+    def read(rows: slice) -> torch.Tensor:
+        return _as_seen(pixels[rows], restorer.channels)
+
+    # Strip by strip: floating point copies of a large photo would take ten times the memory of its pixels.
+    restored = np.empty_like(pixels)
+    for strip in restore_strips(restorer, read, pixels.shape[:2], tile_px=tile_px, on_tile=on_tile):
+        change = np.ascontiguousarray((strip.restored - strip.seen)[0].permute(1, 2, 0).numpy())  # (h, W, channels)
+        if pixels.ndim == 2:
+            change = change[..., 0] if restorer.channels == 1 else change @ LUMA  # (h, W)
+        restored[strip.rows] = np.rint(np.clip(pixels[strip.rows] + peak * change, 0, peak))
+    return photo._replace(pixels=restored) if strip.is_worth_it else photo
 
 
 def read_photo(path: str | Path) -> Photo:
@@ -76,7 +84,8 @@ def read_photo(path: str | Path) -> Photo:
     Palettes are looked up, a colour that stands for transparency becomes an alpha channel, CMYK becomes RGB.
 
     Raises:
-        ValueError: if the file is damaged, no image, of several pictures, or of unsupported depth.
+        ValueError: if the file is damaged, no image, of several pictures, of unsupported depth, or so large that
+            restoring it would take more memory than there is.
         OSError: if it cannot be opened.
     """
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own limit is below a phone's largest photos
@@ -85,6 +94,7 @@ def read_photo(path: str | Path) -> Photo:
     try:
         with ignored, Image.open(path) as opened:
             _refuse_several(opened)
+            _refuse_too_large(opened)
             opened.load()
             return _as_photo(opened)
     except _Unsupported as error:
@@ -103,7 +113,8 @@ def read_photo(path: str | Path) -> Photo:
 def has_color(photo: Photo) -> bool:
     """Whether any pixel is other than gray. Gray stored as three equal channels is gray."""
     pixels = photo.pixels
-    return pixels.ndim == 3 and bool((pixels[..., 1:] != pixels[..., :1]).any())
+    # Row by row: it ends early, and a large photo needs no second array of its size.
+    return pixels.ndim == 3 and any(bool((row[:, 1:] != row[:, :1]).any()) for row in pixels)
 
 
 def save_photo(photo: Photo, path: str | Path) -> None:
@@ -119,6 +130,17 @@ def save_photo(photo: Photo, path: str | Path) -> None:
         working.unlink(missing_ok=True)
 
 
+def _as_seen(pixels: np.ndarray, channels: int) -> torch.Tensor:
+    """What a restorer of so many channels is given of pixels (h, W) or (h, W, 3): (1, channels, h, W) in [0, 1]."""
+    seen = pixels.astype(np.float32).reshape(*pixels.shape[:2], -1)  # (h, W, 1 or 3)
+    seen /= np.iinfo(pixels.dtype).max
+    if channels == 1 and pixels.ndim == 3:
+        seen = (seen @ LUMA)[..., None]
+    elif channels == 3 and pixels.ndim == 2:
+        seen = np.repeat(seen, 3, axis=2)
+    return torch.from_numpy(seen).permute(2, 0, 1)[None]
+
+
 class _Unsupported(ValueError):
     """A sound file of a kind that is not restored; the message goes on from the file's name."""
 
@@ -130,18 +152,69 @@ def _refuse_several(opened: Image.Image) -> None:
         raise _Unsupported(f"holds {num_pictures} pictures (an animation, or pages); only single ones are restored")
 
 
+def _refuse_too_large(opened: Image.Image) -> None:
+    needed, free = opened.width * opened.height * BYTES_PER_PIXEL, _free_memory()
+    if needed > free:
+        raise _Unsupported(
+            f"has {opened.width}x{opened.height} pixels: restoring it takes about {needed / 1e9:.1f} GB of memory, and "
+            f"{free / 1e9:.1f} GB are free; cut it into parts"
+        )
+
+
+def _free_memory() -> float:
+    """Bytes that this process may still take; infinite on systems that do not say it as Linux does."""
+    free = math.inf
+    if MEMINFO.is_file():
+        kibibytes = dict(line.split()[:2] for line in MEMINFO.read_text().splitlines())
+        free = 1024 * (int(kibibytes["MemAvailable:"]) + int(kibibytes["SwapFree:"]))
+    if (CGROUP / "memory.max").is_file() and (limit := (CGROUP / "memory.max").read_text().strip()) != "max":
+        used = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        taken = int((CGROUP / "memory.current").read_text()) - int(used["inactive_file"])  # the latter is given back
+        free = min(free, int(limit) - taken)
+    return free
+
+
 def _as_photo(opened: Image.Image) -> Photo:
     mode = opened.mode
     metadata = {key: opened.info[key] for key in _METADATA if opened.info.get(key)}
+    if not _is_writable(metadata.get("dpi")):
+        metadata.pop("dpi", None)
     if mode in _FOREIGN_PROFILE:
         metadata.pop("icc_profile", None)
+    height, width = opened.height, opened.width
     # Pillow gives 16-bit PNG and PGM as "I;16" or, depending on its version, as "I" with values up to 65535.
     if mode.startswith("I;16") or (mode == "I" and opened.format in ("PNG", "PPM")):
-        return Photo(np.array(opened).astype(np.uint16), None, metadata)
+        pixels = np.empty((height, width), np.uint16)
+        for rows, strip in _strips(opened):
+            pixels[rows] = np.asarray(strip)
+        return Photo(pixels, None, metadata)
     if mode in ("I", "F"):
         raise _Unsupported("stores 32-bit numbers; save it with 8 or 16 bits a channel")
-    colors = "L" if mode in ("1", "L", "LA", "La") else "RGB"
-    if not opened.has_transparency_data:
-        return Photo(np.array(opened.convert(colors)), None, metadata)
-    planes = np.array(opened.convert(f"{colors}A"))  # (H, W, 2 or 4)
-    return Photo(planes[..., 0] if colors == "L" else planes[..., :3], planes[..., -1], metadata)
+    is_gray, has_alpha = mode in ("1", "L", "LA", "La"), opened.has_transparency_data
+    wanted = ("L" if is_gray else "RGB") + ("A" if has_alpha else "")
+    pixels = np.empty((height, width) if is_gray else (height, width, 3), np.uint8)
+    alpha = np.empty((height, width), np.uint8) if has_alpha else None
+    for rows, strip in _strips(opened):
+        planes = np.asarray(strip if strip.mode == wanted else strip.convert(wanted))  # (h, W), or (h, W, 2..4)
+        if alpha is not None:
+            alpha[rows] = planes[..., -1]
+            planes = planes[..., 0] if is_gray else planes[..., :3]
+        pixels[rows] = planes
+    return Photo(pixels, alpha, metadata)
+
+
+def _strips(opened: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
+    """Some rows at a time: converting a large picture at once would take several times its memory."""
+    num_rows = max(1, STRIP_PIXELS // opened.width)
+    for top in range(0, opened.height, num_rows):
+        bottom = min(top + num_rows, opened.height)
+        yield slice(top, bottom), opened.crop((0, top, opened.width, bottom))
+
+
+def _is_writable(dpi: Any) -> bool:
+    """Whether PNG can keep a resolution: as pixels a metre, up to 31 bits. Files also name 0/0 or 4294967295."""
+    try:
+        per_metre = [int(value / METRES_PER_INCH + 0.5) for value in dpi]
+    except (TypeError, ValueError, ArithmeticError):
+        return False
+    return len(per_metre) == 2 and all(0 < value < 2**31 for value in per_metre)

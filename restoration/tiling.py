@@ -1,11 +1,12 @@
 """Images of any size through a restoration network: overlapping tiles, blended so that no seam shows.
 
 An image that the network would hardly change comes back as it was. The image stays where it is, usually in main
-memory; the network's device holds one tile at a time.
+memory; the network's device holds one tile at a time. Images are restored from top to bottom, a row of tiles at a time,
+so that a large photo is never held as a whole in floating point.
 """
 
-from collections.abc import Callable
-from itertools import pairwise, product
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -32,14 +33,37 @@ LEAST_CHANGE = 1.7
 CHANGE_BLOCK_PX = 64
 
 
+class Strip(NamedTuple):
+    """Some rows of a batch of images, all columns.
+
+    Attributes:
+        rows: which rows.
+        seen: (N, C, h, W) float32, the images there.
+        restored: (N, C, h, W) float32, what the network makes of them.
+        is_worth_it: (N,) bool, whether the image, as far as the end of this strip, would change by `LEAST_CHANGE`. The
+            last strip's holds for the whole image.
+    """
+
+    rows: slice
+    seen: Tensor
+    restored: Tensor
+    is_worth_it: Tensor
+
+
 def restore_image(
-    restorer: nn.Module, image: np.ndarray, *, tile_px: int = TILE_PX, overlap_px: int = OVERLAP_PX
+    restorer: nn.Module,
+    image: np.ndarray,
+    *,
+    guide: np.ndarray | None = None,
+    tile_px: int = TILE_PX,
+    overlap_px: int = OVERLAP_PX,
 ) -> np.ndarray:
     """Restore an image; runs on the restorer's device and in the precision of the surrounding autocast.
 
     Args:
         restorer: a `Restorer`, in eval mode.
         image: uint8, (H, W) for a restorer of one channel, (H, W, 3) for three; any size from one pixel up.
+        guide: uint8, a second image of this shape, where the restorer takes one.
         tile_px, overlap_px: as in `restore_tensor`.
 
     Returns:
@@ -49,9 +73,8 @@ def restore_image(
         ValueError: if the tile sizes do not fit, or the image's channels do not.
         FloatingPointError: if the network's output is not finite.
     """
-    planes = image[:, :, None] if image.ndim == 2 else image
-    x = torch.from_numpy(planes.transpose(2, 0, 1).astype(np.float32)).div_(255)[None]  # (1, C, H, W)
-    restored = restore_tensor(restorer, x, tile_px=tile_px, overlap_px=overlap_px)
+    guide = None if guide is None else _as_batch(guide)
+    restored = restore_tensor(restorer, _as_batch(image), guide=guide, tile_px=tile_px, overlap_px=overlap_px)
     pixels = restored[0].clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0)  # (H, W, C)
     return np.ascontiguousarray(pixels.numpy().reshape(image.shape))
 
@@ -61,6 +84,7 @@ def restore_tensor(
     restorer: nn.Module,
     x: Tensor,
     *,
+    guide: Tensor | None = None,
     tile_px: int = TILE_PX,
     overlap_px: int = OVERLAP_PX,
     on_tile: Callable[[float], None] | None = None,
@@ -68,11 +92,8 @@ def restore_tensor(
     """Restore a batch of images, tile by tile where a side is longer than a tile.
 
     Args:
-        restorer: maps (N, C, h, w) to the same shape; it runs where its parameters are.
+        restorer, guide, tile_px, overlap_px, on_tile: as in `restore_strips`.
         x: (N, C, H, W) in [0, 1], on any device.
-        tile_px: longest side that the network is given; a multiple of 32.
-        overlap_px: pixels that neighbours share, blended in the middle half; a multiple of 64, less than `tile_px`.
-        on_tile: called after each tile with its share of the work; the shares sum to 1.
 
     Returns:
         (N, C, H, W) float32 on the device of x, about [0, 1] but not clipped. Images that would change by less than
@@ -82,20 +103,80 @@ def restore_tensor(
         ValueError: if the tile sizes do not fit.
         FloatingPointError: if the network's output is not finite.
     """
+    restored = torch.empty_like(x, dtype=torch.float32)
+    strips = restore_strips(
+        restorer,
+        lambda rows: x[..., rows, :],
+        x.shape[-2:],
+        guide=guide,
+        tile_px=tile_px,
+        overlap_px=overlap_px,
+        on_tile=on_tile,
+    )
+    for strip in strips:
+        restored[..., strip.rows, :] = strip.restored
+    return torch.where(strip.is_worth_it[:, None, None, None], restored, x.to(restored.dtype))
+
+
+@torch.inference_mode()
+def restore_strips(
+    restorer: nn.Module,
+    read: Callable[[slice], Tensor],
+    size: tuple[int, int],
+    *,
+    guide: Tensor | None = None,
+    tile_px: int = TILE_PX,
+    overlap_px: int = OVERLAP_PX,
+    on_tile: Callable[[float], None] | None = None,
+) -> Iterator[Strip]:
+    """Restore a batch of images from top to bottom; at any time, a row of tiles of it is held.
+
+    Args:
+        restorer: maps (N, C, h, w) to the same shape; it runs where its parameters are.
+        read: gives rows of the images, (N, C, h, W) in [0, 1] on any device. Rows are asked for more than once.
+        size: height and width of the images.
+        guide: (N, ., H, W), cut into the same tiles; the restorer is then called with a tile of each.
+        tile_px: longest side that the network is given; a multiple of 32.
+        overlap_px: pixels that neighbours share, blended in the middle half; a multiple of 64, less than `tile_px`.
+        on_tile: called after each tile with its share of the work; the shares sum to 1.
+
+    Yields:
+        All rows, in order. Nothing is left alone here: see `Strip.is_worth_it`.
+
+    Raises:
+        ValueError: if the tile sizes do not fit.
+        FloatingPointError: if the network's output is not finite.
+    """
     check_tiles(tile_px, overlap_px)
-    rows, columns = (_cut(length, tile_px, overlap_px) for length in x.shape[-2:])
-    device = next(restorer.parameters(), x).device
-    restored = torch.zeros_like(x, dtype=torch.float32)
-    for row, column in product(rows, columns):
-        weights = (row.weights[:, None] * column.weights).to(x.device)  # (h, w)
-        tile = restorer(x[..., row.pixels, column.pixels].to(device)).to(x.device, torch.float32)
-        restored[..., row.pixels, column.pixels] += tile * weights
-        if on_tile is not None:
-            on_tile(1 / (len(rows) * len(columns)))
-    if not restored.isfinite().all():
-        raise FloatingPointError("the network's output is not finite; try --precision float32, or other weights")
-    is_worth_it = _largest_change(restored - x) >= LEAST_CHANGE / 255
-    return torch.where(is_worth_it[:, None, None, None], restored, x.to(restored.dtype))
+    height, (rows, columns) = size[0], (_cut(length, tile_px, overlap_px) for length in size)
+    device = next(restorer.parameters(), read(slice(0, 1))).device
+    top, unfinished, largest_change = 0, None, torch.zeros(())
+    for row, next_row in zip(rows, [*rows[1:], None], strict=True):
+        whole = [read(row.pixels)] if guide is None else [read(row.pixels), guide[..., row.pixels, :]]
+        x = whole[0]
+        # The rows from `top` to the end of this row of tiles: what the tiles above added to them, then zeros.
+        sums = x.new_zeros((*x.shape[:2], row.pixels.start + x.shape[-2] - top, x.shape[-1]), dtype=torch.float32)
+        if unfinished is not None:
+            sums[..., : unfinished.shape[-2], :] = unfinished
+        blended = sums[..., row.pixels.start - top :, :]
+        for column in columns:
+            weights = (row.weights[:, None] * column.weights).to(x.device)  # (h, w)
+            tile = restorer(*(part[..., column.pixels].to(device) for part in whole)).to(x.device, torch.float32)
+            blended[..., column.pixels] += tile * weights
+            if on_tile is not None:
+                on_tile(1 / (len(rows) * len(columns)))
+        # The next row of tiles adds nothing above its first row. Whole blocks, so that their change can be told.
+        end = height if next_row is None else next_row.pixels.start // CHANGE_BLOCK_PX * CHANGE_BLOCK_PX
+        for start in range(top, end, CHANGE_BLOCK_PX):
+            done = slice(start, min(start + CHANGE_BLOCK_PX, end))
+            seen, restored = read(done), sums[..., start - top : done.stop - top, :]
+            if not restored.isfinite().all():
+                raise FloatingPointError(
+                    "the network's output is not finite; try --precision float32, or other weights"
+                )
+            largest_change = torch.maximum(largest_change, _largest_change(restored - seen))
+            yield Strip(done, seen, restored, largest_change >= LEAST_CHANGE / 255)
+        top, unfinished = end, sums[..., end - top :, :].clone()
 
 
 def check_tiles(tile_px: int, overlap_px: int = OVERLAP_PX) -> None:
@@ -111,6 +192,12 @@ def check_tiles(tile_px: int, overlap_px: int = OVERLAP_PX) -> None:
             f"the tile size must be a multiple of {ALIGNMENT_PX} pixels and at least {overlap_px + ALIGNMENT_PX}, "
             f"got {tile_px}"
         )
+
+
+def _as_batch(image: np.ndarray) -> Tensor:
+    """(H, W) or (H, W, C) uint8 -> (1, C, H, W) float32 in [0, 1]."""
+    planes = image[:, :, None] if image.ndim == 2 else image
+    return torch.from_numpy(planes.transpose(2, 0, 1).astype(np.float32)).div_(255)[None]
 
 
 def _largest_change(change: Tensor) -> Tensor:

@@ -27,7 +27,8 @@ FEATURE_SETS = {
 }
 
 Encoded = tuple[Tensor, list[Tensor]]  # what an encoder answers: representation (N, D), and [E0, E1, E2, E3]
-RestoreWith = Callable[[nn.Module, np.ndarray], np.ndarray]  # (network, uint8 image) -> uint8 image of that shape
+# (network of two images, uint8 image, guide=uint8 image) -> uint8 image; all three of one shape
+RestoreWith = Callable[..., np.ndarray]
 
 
 def evaluate_features(
@@ -46,7 +47,7 @@ def evaluate_features(
 
     Args:
         restorer: as `GuidedRestorer` needs it.
-        restore: runs a network on an image, in tiles or whole.
+        restore: runs a network on an image and its guide, in tiles or whole.
         channels: "gray" or "color".
         wrong_qualities: the features of "other_quality" are those of the one farthest from the image's quality.
         seed: of the permutations of "shuffled".
@@ -92,7 +93,8 @@ def evaluate_features(
 class GuidedRestorer(nn.Module):
     """A restorer whose decoder is given the features of a second image, the guide, in place of its input's.
 
-    Image and guide travel as the channels of one image, so that whatever cuts it into tiles cuts both alike.
+    The guide is an input of its own and no further channels of the image: whoever judges how much the image changes
+    must not average over the guide.
 
     Args:
         restorer: maps images to images and asks its `encoder` once, with the image or a padded version of it.
@@ -104,16 +106,15 @@ class GuidedRestorer(nn.Module):
         self.restorer = restorer
         self.change = change
 
-    def forward(self, pair: Tensor) -> Tensor:
-        """(N, 2 * channels, H, W), image and guide, to the restored image and the guide, of the same shape."""
-        image, guide = pair.chunk(2, dim=1)
+    def forward(self, image: Tensor, guide: Tensor) -> Tensor:
+        """Image and guide, each (N, channels, H, W), to the restored image, of the same shape."""
         encoder = self.restorer.encoder
         # The hooks are taken off when the block ends, also by an error.
         with (
             encoder.register_forward_pre_hook(lambda module, asked: (_padded_as(guide, asked[0]),)),
             encoder.register_forward_hook(lambda module, asked, answer: self.change(*answer)),
         ):
-            return torch.cat([self.restorer(image), guide], dim=1)
+            return self.restorer(image)
 
 
 def unchanged(representation: Tensor, features: list[Tensor]) -> Encoded:
@@ -138,8 +139,7 @@ def restored_with(guide: Produce, network: GuidedRestorer, restore: RestoreWith)
     """Outputs of a restorer for each case's JPEG, with the guide that `guide` makes for it, of the same shape."""
 
     def produce(clean: np.ndarray, case: Case) -> np.ndarray:
-        pair = np.dstack([compress(clean, case.quality), guide(clean, case)])  # (H, W, 2 * channels)
-        return restore(network, pair)[..., : pair.shape[2] // 2].reshape(clean.shape)
+        return restore(network, compress(clean, case.quality), guide=guide(clean, case))
 
     return produce
 

@@ -7,7 +7,7 @@ is the mean of its images' scores. The gain is an output's PSNR less that of the
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +24,11 @@ GROUND_TRUTH = {
     "gray": "uint8 luma (MATLAB Y, 16..235, of colour images; gray images as stored), one-channel JPEG",
     "color": "uint8 RGB, 4:2:0 JPEG",
 }
+
+# Main memory for the images that are being scored, and those waiting for it. SSIM holds 16 arrays of float64, of one
+# channel at a time (measured: 130 and 132 bytes a pixel for luma and RGB).
+SCORING_BYTES = 4 * 2**30
+SCORING_BYTES_PER_PIXEL = 132
 
 Restore = Callable[[np.ndarray], np.ndarray]  # degraded image -> restored image, both uint8 and of one shape
 
@@ -92,7 +97,7 @@ def evaluate(
     """Score a system on sets of images at JPEG qualities.
 
     Outputs are produced one after the other in the calling thread (a network uses the machine by itself); `workers`
-    threads score them, and the JPEGs, meanwhile.
+    threads score them, and the JPEGs, meanwhile: fewer of large images, so that these take `SCORING_BYTES` at most.
 
     Args:
         produce: the system, from `restored_by` or `restored_in`.
@@ -111,15 +116,16 @@ def evaluate(
     """
     qualities = list(dict.fromkeys(qualities))
     images: dict[Case, Scores] = {}
-    waiting: deque = deque()
+    waiting: deque[_Pending] = deque()
     total = sum(len(paths) for _, paths in sets) * len(qualities)
     # disable=None: a bar on a terminal, silence elsewhere.
     with ThreadPoolExecutor(workers) as pool, tqdm(total=total, desc=method, unit="image", disable=None) as bar:
         try:
             for clean, case in _clean_cases(sets, qualities, channels):
-                waiting.append((case, pool.submit(_score, produce(clean, case), clean, case.quality)))
-                while len(waiting) > 2 * workers:  # few enough that huge images do not pile up in memory
+                output, num_bytes = produce(clean, case), _scoring_bytes(clean)
+                while not _has_room(waiting, num_bytes, workers):
                     _collect(waiting, images, bar)
+                waiting.append(_Pending(case, num_bytes, pool.submit(_score, output, clean, case.quality)))
             while waiting:
                 _collect(waiting, images, bar)
         finally:
@@ -162,9 +168,28 @@ def _gain(psnr_db: float, jpeg_psnr_db: float) -> float:
     return 0.0 if psnr_db == jpeg_psnr_db else psnr_db - jpeg_psnr_db  # two infinities have no difference
 
 
-def _collect(waiting: deque, images: dict[Case, Scores], bar: tqdm) -> None:
-    case, future = waiting.popleft()
-    images[case] = future.result()
+class _Pending(NamedTuple):
+    """An image that is being scored, or waits for it, and the memory that takes."""
+
+    case: Case
+    num_bytes: int
+    scores: Future
+
+
+def _scoring_bytes(clean: np.ndarray) -> int:
+    return clean.shape[0] * clean.shape[1] * SCORING_BYTES_PER_PIXEL
+
+
+def _has_room(waiting: deque[_Pending], num_bytes: int, workers: int) -> bool:
+    """Whether one more image may be scored: few at a time, of large ones no more than fit into memory, always one."""
+    total = num_bytes + sum(pending.num_bytes for pending in waiting)
+    return not waiting or len(waiting) < 2 * workers and total <= SCORING_BYTES
+
+
+def _collect(waiting: deque[_Pending], images: dict[Case, Scores], bar: tqdm) -> None:
+    """Wait for the first of those waiting."""
+    pending = waiting.popleft()
+    images[pending.case] = pending.scores.result()
     bar.update()
 
 

@@ -9,7 +9,18 @@ from cqe.encoder import QualityEncoder
 from restoration.networks.fast import FastRestorer
 from restoration.networks.paper import PaperRestorer
 from restoration.networks.restorer import Restorer
-from restoration.tiling import ALIGNMENT_PX, LEAST_CHANGE, OVERLAP_PX, TILE_PX, _cut, restore_image, restore_tensor
+from restoration.tiling import (
+    ALIGNMENT_PX,
+    CHANGE_BLOCK_PX,
+    LEAST_CHANGE,
+    OVERLAP_PX,
+    TILE_PX,
+    _cut,
+    _largest_change,
+    restore_image,
+    restore_strips,
+    restore_tensor,
+)
 
 TILE = 128  # a small tile, so that small images are cut
 
@@ -45,6 +56,54 @@ def test_tiles_of_a_local_network_equal_the_whole(size: tuple[int, int]) -> None
         whole = network(x)
     # float32 sums in another order
     torch.testing.assert_close(restore_tensor(network, x, tile_px=TILE), whole, rtol=0, atol=1e-6)
+
+
+@torch.inference_mode()
+def restored_at_once(network: nn.Module, x: Tensor, *, tile_px: int) -> Tensor:
+    """`restore_tensor` as it was before it went by strips: all tiles are added to one tensor of the image's size."""
+    rows, columns = (_cut(length, tile_px, OVERLAP_PX) for length in x.shape[-2:])
+    restored = torch.zeros_like(x)
+    for row in rows:
+        for column in columns:
+            tile = network(x[..., row.pixels, column.pixels])
+            restored[..., row.pixels, column.pixels] += tile * (row.weights[:, None] * column.weights)
+    is_worth_it = _largest_change(restored - x) >= LEAST_CHANGE / 255
+    return torch.where(is_worth_it[:, None, None, None], restored, x)
+
+
+SHAPES = [(1, 1, 1, 1), (1, 1, 333, 450), (2, 3, 211, 307), (3, 1, 500, 97), (1, 3, 64, 700), (1, 1, 1030, 70)]
+
+
+@pytest.mark.parametrize("tile_px", [96, 160, 256, 768])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_strips_change_no_bit(shape: tuple[int, ...], tile_px: int) -> None:
+    network, x = Local(shape[1]), torch.rand(shape)
+    expected = restored_at_once(network, x, tile_px=tile_px)
+    assert torch.equal(restore_tensor(network, x, tile_px=tile_px), expected)
+
+
+@pytest.mark.parametrize("height", [1, 64, 100, 128, 129, 333, 1030])
+def test_strips_are_all_rows_in_order_and_no_more_than_a_block_each(height: int) -> None:
+    x = torch.rand(1, 1, height, 40)
+    strips = list(restore_strips(Local(), lambda rows: x[..., rows, :], x.shape[-2:], tile_px=TILE))
+    assert [row for strip in strips for row in range(height)[strip.rows]] == list(range(height))
+    for strip in strips:
+        assert strip.restored.shape == strip.seen.shape and strip.seen.shape[-2] <= CHANGE_BLOCK_PX
+        assert torch.equal(strip.seen, x[..., strip.rows, :])
+
+
+@pytest.mark.parametrize("size", [(40, 56), (192, 320)])
+@pytest.mark.parametrize("share", [0.99, 1.01, 1.4, 1.5])  # of the least change; 1.42 when averaged with a guide
+def test_a_guide_is_cut_like_the_image_and_does_not_count_in_its_change(size: tuple[int, int], share: float) -> None:
+    class Guided(Stripes):
+        def forward(self, x: Tensor, guide: Tensor) -> Tensor:
+            assert torch.equal(guide, x + 1)
+            return super().forward(x)
+
+    x, by = torch.rand(1, 1, *size), share * LEAST_CHANGE / 255 * 2**0.5
+    restored = restore_tensor(Guided(by), x, guide=x + 1, tile_px=TILE)
+    assert torch.equal(restored, restore_tensor(Stripes(by), x, tile_px=TILE))
+    assert torch.equal(restored, x) == (share < 1)
 
 
 class Stripes(nn.Module):

@@ -137,21 +137,48 @@ def test_own_features_give_the_networks_ordinary_score(tmp_path: Path, channels:
         assert len({by_kind[name]["psnr"] for name in KINDS}) == len(KINDS)  # each substitution is felt
 
 
+class Nudge(Restorer):
+    """Changes each image by one amount, in grey levels of root mean square: one that just is, or is not, worth it."""
+
+    def __init__(self, channels: int, amount: float) -> None:
+        super().__init__(Pyramid(), channels)
+        self.amount = amount / 255
+
+    def residual(self, padded: Tensor, features: list[Tensor]) -> Tensor:
+        return self.amount * (1 - 2 * (torch.arange(padded.shape[-1]) % 2)).expand_as(padded)
+
+
+@pytest.mark.parametrize("channels", ["gray", "color"])
+@pytest.mark.parametrize("amount", [1.6, 1.8, 2.0, 2.3, 2.5])  # LEAST_CHANGE is 1.7, times the root of two 2.4
+def test_own_features_are_left_alone_where_the_network_leaves_alone(
+    tmp_path: Path, channels: str, amount: float
+) -> None:
+    num_channels = {"gray": 1, "color": 3}[channels]
+    save_set(tmp_path / "mine", num_channels, {"a": (72, 41), "b": (32, 100)})
+    sets, qualities = open_sets([str(tmp_path / "mine")], tmp_path), [10, 40, 80, 95]
+    network = Nudge(num_channels, amount)
+    ordinary = evaluate(restored_by(partial(restore_image, network)), sets, qualities, channels, method="toy")
+    result = evaluate_features(network, restore_image, sets, qualities, channels, method="toy")
+    for quality, scores in ordinary["results"]["mine"].items():
+        assert result["results"]["mine"][quality]["own"] == scores
+        assert (scores["gain"] == 0) == (amount < 1.7)
+
+
 @pytest.mark.parametrize("level", [0, 1, 2, 3])
 def test_every_scale_is_replaced(level: int) -> None:
-    pair = torch.rand(1, 2, 24, 32)
-    enlarged = F.interpolate(F.avg_pool2d(pair[:, 1:], 2**level), scale_factor=2**level)
-    output = GuidedRestorer(Echo(level=level), guidance.unchanged)(pair)
-    torch.testing.assert_close(output, torch.cat([enlarged, pair[:, 1:]], dim=1), rtol=0, atol=1e-6)
-    output = GuidedRestorer(Echo(level=level), guidance.zeroed)(pair)
-    torch.testing.assert_close(output[:, :1], torch.zeros(1, 1, 24, 32), rtol=0, atol=1e-6)
+    image, guide = torch.rand(2, 1, 1, 24, 32)
+    enlarged = F.interpolate(F.avg_pool2d(guide, 2**level), scale_factor=2**level)
+    output = GuidedRestorer(Echo(level=level), guidance.unchanged)(image, guide)
+    torch.testing.assert_close(output, enlarged, rtol=0, atol=1e-6)
+    output = GuidedRestorer(Echo(level=level), guidance.zeroed)(image, guide)
+    torch.testing.assert_close(output, torch.zeros(1, 1, 24, 32), rtol=0, atol=1e-6)
 
 
 def test_tiles_of_the_image_meet_the_same_tiles_of_the_guide() -> None:
     image, guide = (picture(150, 230, seed=seed) for seed in (0, 1))
     network = GuidedRestorer(Echo(3), guidance.unchanged)
-    restored = restore_image(network, np.dstack([image, guide]), tile_px=96, overlap_px=64)
-    np.testing.assert_array_equal(restored, np.dstack([guide, guide]))
+    restored = restore_image(network, image, guide=guide, tile_px=96, overlap_px=64)
+    np.testing.assert_array_equal(restored, guide)
 
 
 def test_shuffling_moves_all_channels_of_a_scale_alike_and_changes_no_value() -> None:
@@ -174,27 +201,27 @@ def test_the_seed_decides_the_shuffling() -> None:
 
 
 def test_the_encoder_answers_for_itself_again_afterwards_and_after_an_error() -> None:
-    network, x = real_network(1), torch.rand(1, 2, 24, 24)
+    network, (x, guide) = real_network(1), torch.rand(2, 1, 1, 24, 24)
 
     def fail(*answer: object) -> None:
         raise RuntimeError("no features")
 
     with torch.no_grad():
-        before = network(x[:, :1])
-        changed = GuidedRestorer(network, guidance.zeroed)(x)[:, :1]
-        assert not torch.equal(changed, before) and torch.equal(network(x[:, :1]), before)
+        before = network(x)
+        changed = GuidedRestorer(network, guidance.zeroed)(x, guide)
+        assert not torch.equal(changed, before) and torch.equal(network(x), before)
         with pytest.raises(RuntimeError, match="no features"):
-            GuidedRestorer(network, fail)(x)
+            GuidedRestorer(network, fail)(x, guide)
         with pytest.raises(ValueError, match=r"expected images of shape \(N, 1, H, W\), got \(1, 2, 24, 24\)"):
-            GuidedRestorer(network, guidance.unchanged)(torch.cat([x, x], dim=1))
-        assert torch.equal(network(x[:, :1]), before)
+            GuidedRestorer(network, guidance.unchanged)(torch.cat([x, x], dim=1), guide)
+        assert torch.equal(network(x), before)
 
 
 def test_a_network_reads_the_features_and_not_the_representation() -> None:
-    network, x = real_network(1), torch.rand(1, 2, 24, 24)
+    network, (x, guide) = real_network(1), torch.rand(2, 1, 1, 24, 24)
     with torch.no_grad():
-        own = GuidedRestorer(network, guidance.unchanged)(x)
-        other = GuidedRestorer(network, lambda representation, features: (0 * representation, features))(x)
+        own = GuidedRestorer(network, guidance.unchanged)(x, guide)
+        other = GuidedRestorer(network, lambda representation, features: (0 * representation, features))(x, guide)
     assert torch.equal(own, other)
 
 
