@@ -87,9 +87,7 @@ def test_terminal_and_markdown_show_the_figures_of_the_json(
     assert "image/s" not in captured.err  # no progress bar off a terminal
 
 
-def test_gray_images_stored_as_rgb_are_warned_of(
-    weights: Path, photos: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_gray_images_stored_as_rgb_are_warned_of(weights: Path, photos: Path, caplog: pytest.LogCaptureFixture) -> None:
     Image.fromarray(picture(26, 40)).convert("L").convert("RGB").save(photos / "b.png")
     run("guidance", "--weights", weights, "--sets", photos, "--quality", 20)
     assert caplog.text.count("photos: gray images stored as RGB (b.png)") == 1
