@@ -1,5 +1,7 @@
 """`test.py restore`: files and folders in, PNG files out, and one clear line for every mistake."""
 
+import io
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -163,6 +165,40 @@ def test_without_weights_each_photo_gets_the_network_for_its_kind(
     assert lines[0] == f"{gray}: JPEG quality about 20 +- 6" and lines[1].endswith(" s  gray")
     assert lines[2] == f"{color}: JPEG quality about {70 if has_color_network else 20} +- 6"
     assert lines[3].endswith(" s  colour" if has_color_network else "luma restored, chroma as it was")
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+@pytest.mark.parametrize(("encoding", "shown"), [("utf-8", r"é\udcff"), ("ascii", r"\xe9\udcff")])
+def test_names_that_cannot_be_printed_are_escaped(
+    run: Callable,
+    reads: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_terminal: bool,
+    encoding: str,
+    shown: str,
+) -> None:
+    name = os.fsdecode("é".encode() + b"\xff")  # the second is no UTF-8
+    try:
+        broken = photo(tmp_path / "in" / f"{name}0.png", 8, 8)
+        photo(tmp_path / "in" / f"{name}1.png", 8, 8)
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    broken.write_bytes(b"")
+    streams = {name: io.TextIOWrapper(io.BytesIO(), encoding, "strict", write_through=True) for name in ("out", "err")}
+    for stream_name, stream in streams.items():
+        monkeypatch.setattr(sys, f"std{stream_name}", stream)
+    monkeypatch.setattr(streams["err"], "isatty", lambda: is_terminal, raising=False)
+    with pytest.raises(SystemExit) as exit_info:
+        run(tmp_path / "in", "--output", tmp_path / "out", "--weights", reads)
+    assert exit_info.value.code == 2 and len(list((tmp_path / "out").iterdir())) == 1
+    out, err = (stream.buffer.getvalue().decode(encoding) for stream in streams.values())
+    assert f"{shown}1.png: JPEG quality about " in out
+    assert f"{shown}0.png is not an image that can be read" in err.splitlines()[-1]
+    if is_terminal:
+        assert f"{shown}1.png: 100%" in err
+    else:
+        assert f"{shown}1.png -> " in out
 
 
 def test_overwrite_replaces_outputs(run: Callable, refusal: Callable, tmp_path: Path) -> None:

@@ -1,18 +1,37 @@
 """Restoring photos: what may change in one, and what must come along untouched."""
 
+import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFile
+from PIL.TiffImagePlugin import IFDRational
 from torch import Tensor, nn
 
+from restoration import photos
 from restoration.folders import Restoring, make_folder, plan, restore_files
 from restoration.photos import LUMA, Photo, has_color, read_photo, restore_photo, save_photo
+from restoration.tiling import restore_tensor
 
 ORIENTATION = 0x0112
+X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 0x011A, 0x011B, 0x0128
 MAKER = 0x010F
+
+
+class Blur(nn.Module):
+    """A network that changes each pixel by its neighbours."""
+
+    def __init__(self, channels: int, share: float) -> None:
+        super().__init__()
+        self.channels = channels
+        self.share = share
+        self.filter = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="replicate")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.share * (self.filter(x) - x)
 
 
 class Add(nn.Module):
@@ -68,6 +87,71 @@ def test_the_identity_gives_back_the_very_pixels(channels: int, shape: tuple[int
     np.testing.assert_array_equal(result.pixels, pixels)
 
 
+def restored_at_once(network: nn.Module, pixels: np.ndarray, *, tile_px: int) -> np.ndarray:
+    """`restore_photo` as it was before it went by strips: the whole photo in floating point."""
+    peak = np.iinfo(pixels.dtype).max
+    seen = pixels.astype(np.float32).reshape(*pixels.shape[:2], -1) / peak
+    if network.channels == 1 and pixels.ndim == 3:
+        seen = (seen @ LUMA)[..., None]
+    elif network.channels == 3 and pixels.ndim == 2:
+        seen = np.repeat(seen, 3, axis=2)
+    x = torch.from_numpy(seen).permute(2, 0, 1)[None]
+    change = (restore_tensor(network, x, tile_px=tile_px) - x)[0].permute(1, 2, 0).numpy()
+    if pixels.ndim == 2:
+        change = change[..., 0] if network.channels == 1 else change @ LUMA
+    return np.rint(np.clip(pixels + peak * change, 0, peak)).astype(pixels.dtype)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("shape", "peak"), [((333, 250), 255), ((333, 250, 3), 255), ((250, 333), 65535)])
+@pytest.mark.parametrize("share", [0.3, 1e-3])  # the second is left alone
+def test_strips_change_no_bit(channels: int, shape: tuple[int, ...], peak: int, share: float) -> None:
+    pixels, network = noise(*shape, peak=peak), Blur(channels, share)
+    for tile_px in (96, 160, 768):
+        result = restore_photo(network, Photo(pixels, None, {}), tile_px=tile_px).pixels
+        np.testing.assert_array_equal(result, restored_at_once(network, pixels, tile_px=tile_px))
+        assert result.dtype == pixels.dtype and np.array_equal(result, pixels) == (share < 0.1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_large_photo_is_not_held_in_floating_point(channels: int) -> None:
+    """Before, numpy's share alone was 36 bytes a pixel; now the result's 3, and what a row of tiles takes."""
+    photo = Photo(noise(2400, 300, 3), None, {})
+    tracemalloc.start()
+    restore_photo(Add(0.1, channels), photo, tile_px=96)
+    has_color(photo)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak / photo.pixels[..., 0].size < 6
+
+
+def test_a_picture_that_is_converted_in_parts_is_the_whole_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rgba = Image.fromarray(noise(37, 20, 4))
+    deep = Image.fromarray(noise(37, 20, peak=65535))
+    sources = [
+        save(tmp_path / "rgb.png", rgba.convert("RGB")),
+        save(tmp_path / "rgba.png", rgba),
+        save(tmp_path / "la.png", rgba.convert("LA")),
+        save(tmp_path / "palette.png", rgba.convert("RGB").quantize(9), transparency=bytes([0, 9, 200])),
+        save(tmp_path / "color_key.png", rgba.convert("RGB"), transparency=rgba.getpixel((3, 30))[:3]),
+        save(tmp_path / "bilevel.png", rgba.convert("1")),
+        save(tmp_path / "cmyk.tif", rgba.convert("CMYK")),
+        save(tmp_path / "deep.png", deep),
+    ]
+    for source in sources:
+        with Image.open(source) as opened:
+            is_deep, has_alpha = opened.mode.startswith("I"), opened.has_transparency_data
+            mode = ("L" if opened.mode in ("1", "LA") else "RGB") + ("A" if has_alpha else "")
+            expected = np.array(opened if is_deep else opened.convert(mode))
+        for num_pixels in (1, 20 * 36, 2**22):
+            monkeypatch.setattr(photos, "STRIP_PIXELS", num_pixels)
+            photo = read_photo(source)
+            found = photo.pixels if photo.alpha is None else np.dstack([photo.pixels, photo.alpha])
+            np.testing.assert_array_equal(found, expected, err_msg=source.name)
+
+
 def test_every_colour_survives_an_unchanged_luma() -> None:
     steps = np.arange(0, 256, 5, dtype=np.uint8)
     pixels = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(len(steps), -1, 3)
@@ -107,6 +191,85 @@ def test_a_network_that_diverges_writes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            MemoryError(),
+            "not enough memory with tiles of 768 pixels; make --tile smaller, or cut the picture into parts",
+        ),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+            "not enough memory with tiles of 768 pixels; make --tile smaller, or cut the picture into parts",
+        ),
+        (torch.OutOfMemoryError("CUDA"), "no GPU memory left with tiles of 768 pixels; make --tile smaller"),
+        (TypeError("a\nbug"), "TypeError in test_photos.py, line {line}: a bug"),
+        (struct.error("argument out of range"), "error in test_photos.py, line {line}: argument out of range"),
+    ],
+)
+def test_whatever_happens_to_a_photo_the_others_are_restored(tmp_path: Path, error: Exception, reason: str) -> None:
+    class Failing(Add):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[-1] == 9:
+                raise error
+            return super().forward(x)
+
+    sources = [save(tmp_path / f"{name}.png", noise(8, width)) for name, width in (("a", 8), ("b", 9), ("c", 10))]
+    failing = Restoring(Failing())
+    failures = restore_files(failing, failing, plan(sources, tmp_path / "out"))
+    line = Failing.forward.__code__.co_firstlineno + 2
+    assert failures == [f"{sources[1]}: {reason.format(line=line)}"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
+
+
+def test_ctrl_c_still_ends_the_work(tmp_path: Path) -> None:
+    class Stopped(Add):
+        def forward(self, x: Tensor) -> Tensor:
+            raise KeyboardInterrupt
+
+    source = save(tmp_path / "a.png", noise(8, 8))
+    with pytest.raises(KeyboardInterrupt):
+        restore_files(Restoring(Stopped()), Restoring(Stopped()), plan([source], tmp_path / "out"))
+
+
+def test_a_picture_for_which_there_is_no_memory_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, large = save(tmp_path / "a.png", noise(50, 40)), save(tmp_path / "b.png", noise(400, 250))
+    meminfo, group = tmp_path / "meminfo", tmp_path / "group"
+    meminfo.write_text(
+        "MemTotal: 2000 kB\nMemFree: 90 kB\nMemAvailable:  500 kB\nSwapFree: 500 kB\nHugePages_Free: 0\n"
+    )
+    monkeypatch.setattr(photos, "MEMINFO", meminfo)
+    monkeypatch.setattr(photos, "CGROUP", group)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", None)  # decoding would fail
+    with pytest.raises(ValueError, match=r"b.png has 250x400 pixels: restoring it takes about 0.0 GB of memory, and"):
+        read_photo(large)
+    monkeypatch.undo()
+
+    monkeypatch.setattr(photos, "MEMINFO", meminfo)
+    monkeypatch.setattr(photos, "CGROUP", group)
+    failures = restore_files(Restoring(Add()), Restoring(Add()), plan([large, small], tmp_path / "out"))
+    assert len(failures) == 1 and "b.png has 250x400 pixels" in failures[0]
+    assert (tmp_path / "out" / "a.png").is_file()
+    meminfo.write_text("MemAvailable: 9999999 kB\nSwapFree: 0 kB\n")
+    assert read_photo(large).pixels.shape == (400, 250)
+
+    group.mkdir()  # a container may have less than the machine
+    for name, content in (("max", "3000000\n"), ("current", "2000000\n"), ("stat", "anon 1\ninactive_file 500000\n")):
+        (group / f"memory.{name}").write_text(content)
+    with pytest.raises(ValueError, match="cut it into parts"):
+        read_photo(large)
+    (group / "memory.stat").write_text("anon 1\ninactive_file 700000\n")
+    assert read_photo(large).pixels.shape == (400, 250)
+    (group / "memory.stat").write_text("anon 1\ninactive_file 0\n")
+    (group / "memory.max").write_text("max\n")
+    assert read_photo(large).pixels.shape == (400, 250)
+    meminfo.unlink()
+    (group / "memory.max").unlink()
+    assert read_photo(large).pixels.shape == (400, 250)  # systems that do not say
+
+
 def test_each_photo_goes_to_the_network_for_its_kind(tmp_path: Path) -> None:
     gray = noise(8, 9) // 2
     almost = np.dstack([gray] * 3)
@@ -143,6 +306,56 @@ def test_exif_with_orientation_and_colour_profile_are_kept_and_pixels_not_turned
         assert result.info["dpi"] == pytest.approx((300, 300), abs=0.01)
     with Image.open(source) as opened:
         assert result.info["exif"].removeprefix(b"Exif\0\0") == opened.info["exif"].removeprefix(b"Exif\0\0")
+
+
+@pytest.mark.parametrize(
+    "resolution", [IFDRational(2**32 - 1, 1), IFDRational(0, 0), IFDRational(1, 0), IFDRational(0, 1)]
+)
+@pytest.mark.parametrize("unit", [2, 3])  # inch, centimetre
+@pytest.mark.parametrize("suffix", ["jpg", "tif", "png"])
+def test_a_resolution_that_png_cannot_keep_is_dropped(
+    tmp_path: Path, suffix: str, unit: int, resolution: IFDRational
+) -> None:
+    tags = Image.Exif()
+    tags[X_RESOLUTION] = tags[Y_RESOLUTION] = resolution
+    tags[RESOLUTION_UNIT] = unit
+    pixels = noise(16, 24)
+    bad = save(tmp_path / f"bad.{suffix}", pixels, exif=tags)
+    good = save(tmp_path / "good.png", pixels, dpi=(300, 200))
+    with Image.open(bad) as opened:
+        opened.load()
+        expected = np.array(opened)
+    restoring = Restoring(Add())
+    assert restore_files(restoring, restoring, plan([bad, good], tmp_path / "out")) == []
+    with Image.open(tmp_path / "out" / "bad.png") as opened:
+        np.testing.assert_array_equal(np.array(opened), expected)
+        assert opened.info.get("dpi", (72, 72)) == pytest.approx((72, 72), abs=0.01)  # Pillow's own where EXIF has none
+    with Image.open(tmp_path / "out" / "good.png") as opened:
+        assert opened.info["dpi"] == pytest.approx((300, 200), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("dpi", "is_kept"),
+    [
+        ((300, 300), True),
+        ((IFDRational(72, 1), 72.5), True),
+        ((1, 54_546_000), True),
+        ((300, 54_546_100), False),  # 2**31 pixels a metre
+        ((300, 0.001), False),  # no pixel a metre
+        ((300,), False),
+        ((300, 300, 300), False),
+        (((300, 1), (300, 1)), False),
+        ((float("nan"), 300), False),
+        ((-72, 72), False),
+        ("72", False),
+    ],
+)
+def test_which_resolutions_png_can_keep(tmp_path: Path, dpi: object, is_kept: bool) -> None:
+    image = Image.fromarray(noise(4, 4))
+    image.info["dpi"] = dpi
+    photo = photos._as_photo(image)
+    assert ("dpi" in photo.metadata) == is_kept
+    save_photo(photo, tmp_path / "a.png")
 
 
 def test_tiff_orientation_is_applied_once(tmp_path: Path) -> None:

@@ -1,20 +1,25 @@
 """The protocols: ground truth, degradation, scores, and the paper's JPEG rows where the benchmarks are at hand."""
 
 import math
+import threading
+import time
+import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from data import known_sets
 from data.color import luma
 from data.images import read_image
 from data.jpeg import compress
-from data.known_sets import measured_folders
+from data.known_sets import KNOWN_SETS, measured_folders, pixel_digest, split_digest
 from data.splits import bsds500_stems
-from evaluation.scores import protocol
-from evaluation.scores.image_sets import open_sets, present_sets, read_clean
+from evaluation.scores import image_sets, protocol
+from evaluation.scores.image_sets import check_images, open_sets, present_sets, read_clean
 from evaluation.scores.metrics import METRICS, psnr, psnrb, score
 from evaluation.scores.protocol import evaluate, restored_by, restored_in
 from evaluation.scores.tables import agrees, paper_table
@@ -147,6 +152,60 @@ def test_number_of_workers_does_not_change_the_result(tmp_path: Path) -> None:
     assert results[0] == results[1]
 
 
+@pytest.mark.parametrize(("num_fitting", "at_once"), [(0.5, 1), (1, 1), (2.5, 2), (100, 4)])
+def test_large_images_are_scored_a_few_at_a_time_but_always_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_fitting: float, at_once: int
+) -> None:
+    """Scoring waits until as many run as may, and a moment longer for those that may not."""
+    for i in range(8):
+        save_random(tmp_path / "mine" / f"{i}.png", 24, 32, seed=i)
+    sets = open_sets([str(tmp_path / "mine")], "")
+    expected = evaluate(restored_by(identity), sets, [20, 40], "gray", method="jpeg")
+    monkeypatch.setattr(protocol, "SCORING_BYTES", num_fitting * 24 * 32 * protocol.SCORING_BYTES_PER_PIXEL)
+    changed, score_one, numbers = threading.Condition(), protocol._score, {"now": 0, "most": 0, "submitted": 0}
+
+    def counted(*arguments: object) -> protocol.Scores:
+        with changed:
+            numbers["now"] += 1
+            numbers["most"] = max(numbers["most"], numbers["now"])
+            changed.notify_all()
+            assert changed.wait_for(lambda: numbers["most"] >= at_once, timeout=60)
+            changed.wait_for(lambda: numbers["most"] > at_once, timeout=0.02)
+        scores = score_one(*arguments)
+        with changed:
+            numbers["now"] -= 1
+        return scores
+
+    monkeypatch.setattr(protocol, "_score", counted)
+    assert evaluate(restored_by(identity), sets, [20, 40], "gray", method="jpeg", workers=4) == expected
+    assert numbers["most"] == at_once
+
+
+def test_outputs_do_not_pile_up_before_they_are_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(8):
+        save_random(tmp_path / "mine" / f"{i}.png", 24, 32, seed=i)
+    monkeypatch.setattr(protocol, "SCORING_BYTES", 2 * 24 * 32 * protocol.SCORING_BYTES_PER_PIXEL)
+    score_one = protocol._score
+    monkeypatch.setattr(protocol, "_score", lambda *arguments: time.sleep(0.02) or score_one(*arguments))
+    alive: weakref.WeakSet = weakref.WeakSet()
+    most = []
+
+    def output(degraded: np.ndarray) -> np.ndarray:
+        result = np.array(degraded).view(Watched)
+        alive.add(result)
+        most.append(len(alive))
+        return result
+
+    evaluate(restored_by(output), open_sets([str(tmp_path / "mine")], ""), [20], "gray", method="jpeg", workers=4)
+    assert len(most) == 8 and max(most) <= 4  # two that are scored, one that waits for room, one just made
+
+
+class Watched(np.ndarray):
+    """An array that tells when it is gone."""
+
+    __hash__ = object.__hash__
+
+
 def test_system_receives_the_degraded_image(tmp_path: Path) -> None:
     clean = save_random(tmp_path / "mine" / "a.png", 32, 32, 3)
     received = []
@@ -166,6 +225,105 @@ def test_luma_of_colour_is_the_protocols_and_gray_stays_as_stored(tmp_path: Path
     np.testing.assert_array_equal(read_clean(tmp_path / "rgb.png", "gray"), luma(rgb))
     np.testing.assert_array_equal(read_clean(tmp_path / "gray.png", "gray"), gray)
     np.testing.assert_array_equal(read_clean(tmp_path / "rgb.png", "color"), rgb)
+
+
+def as_rgb(gray: np.ndarray) -> np.ndarray:
+    return np.repeat(gray[..., None], 3, axis=2)
+
+
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, np.ndarray]:
+    """Small images that pass for the known ones of Classic5 (1, 2), LIVE1 (a, b) and BSDS500's test split; by place."""
+    shapes = {"classic5/1": (16, 24), "classic5/2": (16, 16), "live1/a": (24, 16, 3), "live1/b": (16, 16, 3)}
+    test = sorted(bsds500_stems("test"))[:2]
+    shapes |= {f"bsds500/test/{stem}": (16, 16, 3) for stem in test}
+    images = {}
+    for seed, (name, shape) in enumerate(shapes.items()):
+        images[name] = save_random(tmp_path / f"{name}.png", *shape, seed=seed)
+    digests = {name: pixel_digest(image) for name, image in images.items()}
+    content = {
+        "classic5": {stem: digests[f"classic5/{stem}"] for stem in "12"},
+        "live1": {stem: digests[f"live1/{stem}"] for stem in "ab"},
+        "bsds500": {"test": split_digest({stem: digests[f"bsds500/test/{stem}"] for stem in test})},
+    }
+    for module in (known_sets, image_sets):
+        monkeypatch.setattr(module, "known_digests", lambda: content)
+    for name in content:
+        small = tuple(replace(folder, num_images=2) for folder in KNOWN_SETS[name].folders)
+        monkeypatch.setitem(KNOWN_SETS, name, replace(KNOWN_SETS[name], folders=small))
+    return images
+
+
+def test_known_pixels_pass_without_a_word(known: dict, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    check_images(open_sets(["classic5", "live1", "bsds500"], tmp_path), "gray")
+    check_images(open_sets(["live1", "bsds500"], tmp_path), "color")
+    assert caplog.text == ""
+
+
+def test_classic5_stored_as_rgb_is_the_gray_image_that_it_was(
+    known: dict, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = evaluate(restored_by(identity), open_sets(["classic5"], tmp_path), [10], "gray", method="jpeg")
+    path = tmp_path / "classic5" / "1.png"
+    Image.fromarray(as_rgb(known["classic5/1"])).save(path)
+    np.testing.assert_array_equal(read_clean(path, "gray"), known["classic5/1"])
+    sets = open_sets(["classic5"], tmp_path)
+    check_images(sets, "gray")
+    assert caplog.text == ""
+    assert evaluate(restored_by(identity), sets, [10], "gray", method="jpeg") == before
+    with pytest.raises(ValueError, match="1.png is a gray image; .* measure luma"):
+        check_images(sets, "color")
+
+
+def test_other_pixels_than_the_known_ones_are_warned_of(
+    known: dict, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    known["classic5/2"][3, 3] ^= 1
+    Image.fromarray(known["classic5/2"]).save(tmp_path / "classic5" / "2.png")
+    Image.fromarray(luma(known["live1/b"])).save(tmp_path / "live1" / "b.png")
+    stem = sorted(bsds500_stems("test"))[0]
+    save_random(tmp_path / "bsds500" / "test" / f"{stem}.png", 16, 16, 3, seed=99)
+    check_images(open_sets(["classic5", "live1", "bsds500"], tmp_path), "gray")
+    assert [record.getMessage().partition(" (")[::2] for record in caplog.records] == [
+        ("classic5: other pixels than the known copy has", "2): scores are not comparable"),
+        ("live1: other pixels than the known copy has", "b): scores are not comparable"),
+        (
+            "bsds500: other pixels than the known copy has",
+            "JPEG decoders may differ by a level): scores are not comparable",
+        ),
+    ]
+
+
+def test_classic5_as_rgb_with_other_pixels_is_warned_of_once(
+    known: dict, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for stem in "12":
+        known[f"classic5/{stem}"][0, 0] ^= 1
+        Image.fromarray(as_rgb(known[f"classic5/{stem}"])).save(tmp_path / "classic5" / f"{stem}.png")
+    check_images(open_sets(["classic5"], tmp_path), "gray")
+    assert caplog.text.count("WARNING") == 1 and "classic5: other pixels than the known copy has (1, 2)" in caplog.text
+
+
+def test_gray_stored_as_rgb_in_another_set_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    gray = save_random(tmp_path / "mine" / "a.png", 16, 24)
+    almost = as_rgb(gray)
+    almost[-1, -1, 2] ^= 1
+    Image.fromarray(almost).save(tmp_path / "mine" / "b.png")
+    sets = open_sets([str(tmp_path / "mine")], "")
+    check_images(sets, "gray")
+    assert caplog.text == ""
+    Image.fromarray(as_rgb(gray)).save(tmp_path / "mine" / "a.png")
+    check_images(sets, "gray")
+    assert caplog.text.count("mine: gray images stored as RGB (a.png). Their luma spans 16..235") == 1
+    np.testing.assert_array_equal(read_clean(tmp_path / "mine" / "a.png", "gray"), luma(as_rgb(gray)))
+
+
+def test_classic5_as_rgb_scores_as_the_paper_has_it(data_root: DataRoot, tmp_path: Path) -> None:
+    for path in (data_root("classic5") / "classic5").iterdir():
+        (tmp_path / "classic5").mkdir(exist_ok=True)
+        Image.fromarray(as_rgb(read_image(path))).save(tmp_path / "classic5" / path.name)
+    result = evaluate(restored_by(identity), open_sets(["classic5"], tmp_path), [10], "gray", method="jpeg")
+    assert round(result["results"]["classic5"]["10"]["psnr"], 3) == 27.821
 
 
 def test_gray_images_are_refused_for_colour(tmp_path: Path) -> None:
