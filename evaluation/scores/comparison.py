@@ -72,7 +72,7 @@ def comparison_figure(versions: Sequence[Shown], crops: Sequence[Crop]) -> Figur
 
         axes = place(GAP_INCHES, 0, whole_width, total)
         _show(axes, whole)
-        axes.set_title("whole image\nPSNR / SSIM of it:", loc="left")
+        axes.set_title("original, whole\nPSNR / SSIM of the whole image:", loc="left")
         for letter, crop in zip("abcdefgh", crops, strict=False):
             _mark(axes, crop, letter if len(crops) > 1 else "")
         for index, version in enumerate(versions):
