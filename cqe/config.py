@@ -14,8 +14,8 @@ class EncoderConfig:
     """The quality encoder.
 
     Args:
-        width: channels at full resolution; the paper's is 64, which makes the representation 256 numbers (4 * width).
-        remove_local_mean: take the local mean off the encoder's input, so that brightness is no cue.
+        width: channels at full resolution, 64 in the paper. The representation has 4 * width numbers.
+        remove_local_mean: subtract the local mean from the encoder's input, so that brightness is no cue.
     """
 
     width: int = 64
@@ -33,11 +33,11 @@ class MocoConfig:
 
     Args:
         queue_length: negatives kept, a multiple of data.batch_size.
-        momentum: share of itself that the key encoder keeps at each step, 0..1.
+        momentum: how much of itself the key encoder keeps in a step, 0..1.
         temperature: of the softmax over similarities, > 0.
-        equal_qualities: what keys of other images are that have the query's own quality: "negatives" (the paper's),
-            "skipped", or "positives". We coded the patches, so which are equal is known; which quality it is, is not
-            used.
+        equal_qualities: how keys of other images count that have the query's quality: as "negatives" (the paper), not
+            at all ("skipped"), or as "positives". We coded the patches ourselves, so we know which qualities are equal.
+            Which quality it is, is not used.
     """
 
     queue_length: int = 65536
@@ -56,17 +56,16 @@ class MocoConfig:
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """How the encoder is measured while it trains: qualities read off off-grid crops of the validation images.
+    """How the encoder is measured while it trains: it reads the quality of off-grid crops of the validation images.
 
-    By nearest neighbours, and by a probe that is fitted to the encoder on training images each time; the best encoder
-    is published with its probe.
+    Two readers are used: nearest neighbours, and a probe that is fitted on training images at each validation. The best
+    encoder is published with its probe.
 
     Args:
         crop_size_px: side of the crops, in pixels.
         num_images: how many of the validation images, the first by name; null: all.
         qualities: as data.qualities.
-        num_probe_images: how many of the training images, evenly spread, the probe is fitted on; fewer where there are
-            fewer.
+        num_probe_images: how many training images the probe is fitted on, evenly spread; all, if there are fewer.
     """
 
     crop_size_px: int = 128
@@ -90,8 +89,9 @@ class CqeConfig:
 
     Args:
         trainer: how long, where, what is written.
-        initial_weights: encoder file to go on from under a new schedule, of the same architecture; empty: from scratch.
-        objective: "contrast", or "labels": the same encoder taught the qualities by name, to compare with.
+        initial_weights: encoder file of the same architecture to start from, under a new schedule. If empty: start
+            untrained.
+        objective: "contrast"; or "labels", which teaches the same encoder the qualities by name, as a comparison.
         data: training patches.
         pairs: how stage 1 pairs them.
         encoder: the network.

@@ -1,7 +1,7 @@
 """The compression quality encoder: an image in, feature maps of four scales and one representation out.
 
-Source: Section 3.1 and Fig. 3 of the paper; the layers are those of the authors' released network, and modules carry
-its names, so its `E.*` tensors load once that prefix is taken off.
+Source: Section 3.1 and Fig. 3 of the paper. Layers and module names are those of the authors' released network, so its
+`E.*` tensors load once that prefix is removed.
 """
 
 import torch
@@ -9,21 +9,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-# Both constants belong to `remove_local_mean`. The window is one pixel more than a JPEG block, so that it is centred
-# on a pixel and always reaches across a block border. The gain brings what is left back to about unit size.
+# Both constants belong to `remove_local_mean`. The window is one pixel wider than a JPEG block: it is centred on a
+# pixel and always crosses a block border. The gain brings the rest back to about unit size.
 LOCAL_MEAN_WINDOW_PX = 9
 LOCAL_MEAN_GAIN = 8.0
 
 
 class QualityEncoder(nn.Module):
-    """ResNet of three stages, whose globally averaged last features represent the compression quality.
+    """ResNet of three stages. The global average of its last features represents the compression quality.
 
     Args:
         in_channels: image channels, 1 (luma) or 3 (RGB).
         width: channels at full resolution; 64 is the paper's size.
         remove_local_mean: encode `8 * (x - 9x9 box mean of x)` in place of x. Two patches of one image share their
-            brightness, so the contrastive task can be solved by content alone; without the local mean, compression
-            artifacts are what is left to tell images apart by.
+            brightness, so content alone can solve the contrastive task. Without the local mean, compression artifacts
+            are what tells images apart.
     """
 
     def __init__(self, in_channels: int, width: int = 64, remove_local_mean: bool = False) -> None:
@@ -60,13 +60,13 @@ class QualityEncoder(nn.Module):
         e1 = self.layer1(self.maxpool(F.relu(self.bn1(e0))))  # (N, width, H/2, W/2)
         e2 = self.layer2(e1)  # (N, 2*width, H/4, W/4)
         e3 = self.layer3(e2)  # (N, 4*width, H/8, W/8)
-        # Under autocast E3 is bfloat16; averaging into float32 keeps the small differences the contrast lives on.
+        # Under autocast E3 is bfloat16. Averaging in float32 keeps the small differences that the contrast needs.
         representation = e3.mean(dim=(2, 3), dtype=torch.promote_types(e3.dtype, torch.float32))
         return representation, [e0, e1, e2, e3]
 
 
 def without_local_mean(x: Tensor) -> Tensor:
-    """`8 * (x - 9x9 box mean of x)`: (N, C, H, W) to the same shape; beyond the border the edge pixel repeats."""
+    """`8 * (x - 9x9 box mean of x)`: (N, C, H, W) to the same shape. Edge pixels are repeated beyond the border."""
     reach = LOCAL_MEAN_WINDOW_PX // 2
     bordered = F.pad(x, (reach, reach, reach, reach), mode="replicate")
     # Rows, then columns: 18 additions a pixel where one pooling of the square takes 81.

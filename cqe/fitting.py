@@ -13,14 +13,14 @@ from cqe.quality import CROP_PX, MIDDLE_QUALITY, NUM_RANGES, QualityProbe, is_te
 from data.color import luma, to_tensor
 from data.jpeg import compress
 
-NUM_ROWS = 5000  # about; fitting solves as many equations, which takes a minute
-CROPS_A_CODING = 4  # of one image at one quality: two of each of two ways to code it
+NUM_ROWS = 5000  # about; fitting solves that many equations, which takes a minute
+CROPS_A_CODING = 4  # crops of one image at one quality: two for each of the two ways to code it
 MAX_QUALITIES = 25  # of one image
-PENALTIES = (1e-3, 1e-2, 1e-1)  # of the ridge, among which the error on held-out images decides
+PENALTIES = (1e-3, 1e-2, 1e-1)  # of the ridge; the error on held-out images chooses among them
 
 
 class ProbeFit(NamedTuple):
-    """A probe; and for each row the estimate of one fitted to the other images only, (N,)."""
+    """A probe, and for each row the estimate of a probe that was fitted without the row's image, (N,)."""
 
     probe: QualityProbe
     held_out: Tensor
@@ -29,20 +29,20 @@ class ProbeFit(NamedTuple):
 def read_coded(
     encoder: QualityEncoder, images: Iterable[np.ndarray], *, num_images: int, seed: int = 0, num_rows: int = NUM_ROWS
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What a probe is fitted to: representations of off-grid crops of photos coded at known qualities.
+    """The data that a probe is fitted to: representations of off-grid crops of photos, coded at known qualities.
 
-    Each image is coded at evenly spaced qualities from a start of its own, so that all of 1..100 occur. A luma encoder
-    sees both ranges of luma, a colour encoder the photo in colour and in gray.
+    Each image is coded at evenly spaced qualities. The first quality differs from image to image, so all of 1..100
+    occur. A luma encoder sees both ranges of luma; a colour encoder sees the photo in colour and in gray.
 
     Args:
         images: (H, W, 3) uint8 each.
-        num_images: how many there are. Of more than num_rows / 4, every second, or third, ... is used.
-        seed: of the qualities and of the crops' places.
-        num_rows: about how many crops there are to be.
+        num_images: how many images there are. Of more than num_rows / 4, only every second, third, ... is used.
+        seed: seed of the qualities and of the places of the crops.
+        num_rows: about how many crops are wanted.
 
     Returns:
-        Representations (N, D), their qualities (N,) and the index of their image (N,). All but uniform crops are left
-        out.
+        Representations (N, D), their qualities (N,) and the index of their image (N,). Nearly uniform crops are
+        skipped.
 
     Raises:
         ValueError: if no crop is left.
@@ -71,18 +71,18 @@ def fit_probe(
 ) -> ProbeFit:
     """Ridge regression of the quality on the standardised representation z, its squares and products.
 
-    Solved through the kernel (1 + z.z'/D)^2, whose features are just these, so that there are N equations and not D^2:
-    N^3 operations for each penalty. The error on held-out images, exact for leaving out one image after the other,
-    chooses the penalty and is what the spread of readings is made of.
+    It is solved through the kernel (1 + z.z'/D)^2, which has just these features. That makes N equations in place of
+    D^2, and N^3 operations for each penalty. The error on held-out images (exact, one image left out at a time) chooses
+    the penalty. The spread of readings is computed from it.
 
     Args:
         representations: (N, D), raw.
         qualities: (N,), 1..100.
-        images: (N,) which image each row is of. Rows of one image at one quality show what their errors share.
+        images: (N,) the image of each row. Rows of one image at one quality show what their errors have in common.
         penalties: of the ridge, > 0.
 
     Raises:
-        ValueError: if there are fewer than two images, or than ten pairs of an image and a quality; or if a
+        ValueError: if there are fewer than two images, or fewer than ten pairs of an image and a quality, or if a
             representation is not finite.
     """
     coding, num_codings = _codings(images, qualities)
@@ -94,8 +94,8 @@ def fit_probe(
         raise ValueError("the encoder's representations are not finite: its weights are damaged, or training diverged")
     x, targets = representations.double(), qualities.double()
     mean, scale = x.mean(dim=0), x.std(dim=0)
-    scale = scale.clamp(min=0.01 * scale.max())  # a channel that hardly moves here must not decide elsewhere
-    scale[scale == 0] = 1  # a collapsed encoder, all of whose channels stand still: the probe answers its mean
+    scale = scale.clamp(min=0.01 * scale.max())  # a channel that hardly varies here must not decide elsewhere
+    scale[scale == 0] = 1  # no channel of a collapsed encoder varies: the probe then answers the mean
     z = (x - mean) / scale
     solved = [_solve(z, targets, images, penalty) for penalty in penalties]
     weights, held_out = min(solved, key=lambda fit: (fit[1] - targets).square().mean())
@@ -120,16 +120,16 @@ def _solve(z: Tensor, targets: Tensor, images: Tensor, penalty: float) -> tuple[
     held_out = targets.clone()
     for image in images.unique():
         rows = (images == image).nonzero()[:, 0]
-        # With G = K + penalty, the residual of left-out rows S is (G^-1)_SS^-1 (G^-1 y)_S: nothing is solved again.
+        # With G = K + penalty, the residual of left-out rows S is (G^-1)_SS^-1 (G^-1 y)_S. No second solve is needed.
         held_out[rows] -= torch.linalg.solve(inverse[rows[:, None], rows], weights[rows])
     return weights, held_out.clamp(1, 100)
 
 
 def _calibrate(probe: QualityProbe, held_out: Tensor, errors: Tensor, coding: Tensor) -> None:
-    """Split the held-out errors (N,) into what the crops of one coding share and what each has of its own.
+    """Split the held-out errors (N,) into the part that the crops of one coding share and the part of each crop.
 
-    Within a coding of c crops, the variance of the errors is own^2, and the square of their mean is, on average,
-    shared^2 + own^2 / c. The ranges of estimates hold equally many codings.
+    In a coding of c crops the variance of the errors is own^2. The square of their mean is shared^2 + own^2 / c on
+    average. Each range of estimates holds equally many codings.
     """
     counts = coding.bincount().double()
     mean_errors, estimates = (coding.bincount(values) / counts for values in (errors, held_out))
@@ -149,7 +149,7 @@ def _codings(images: Tensor, qualities: Tensor) -> tuple[Tensor, int]:
 
 
 def _coded(image: np.ndarray, quality: int, channels: int) -> list[np.ndarray]:
-    """An RGB photo coded at a quality in two ways, each in the form in which it would reach an encoder."""
+    """An RGB photo, coded at a quality in two ways. Each is returned as an encoder would see it."""
     in_color = compress(image, quality)
     if channels == 1:  # as the benchmarks are made: luma in 16..235, then JPEG; and as a colour photo is read
         return [compress(luma(image), quality), luma(in_color, full_range=True)]
@@ -158,6 +158,6 @@ def _coded(image: np.ndarray, quality: int, channels: int) -> list[np.ndarray]:
 
 
 def _random_crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A crop from anywhere; of a smaller image, all of it."""
+    """A crop from any place. A smaller image is returned whole."""
     top, left = (int(rng.integers(max(side - CROP_PX, 0) + 1)) for side in image.shape[:2])
     return image[top : top + CROP_PX, left : left + CROP_PX]

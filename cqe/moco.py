@@ -14,21 +14,21 @@ from torch import Tensor, nn
 from losses.contrastive import info_nce, multi_positive_info_nce
 
 EqualQualities = Literal["negatives", "skipped", "positives"]
-_NO_QUALITY = -1  # of the random rows that the queue starts with: unlike every query's
+_NO_QUALITY = -1  # label of the random rows that the queue starts with; no query has it
 
 
 class MomentumContrast(nn.Module):
     """MoCo around any encoder that returns (representation, features).
 
     Args:
-        encoder: the query encoder, the one that is kept; its representation is (N, D).
+        encoder: the query encoder, which is kept after training; its representation is (N, D).
         representation_size: D.
         queue_length: K, the number of negatives; a multiple of the global batch.
         momentum: m of the key encoder's update, key = m key + (1 - m) query, 0..1.
         temperature: of the softmax, > 0.
-        equal_qualities: what the keys of other images are that have the query's own quality: "negatives", as in the
-            paper; "skipped"; or "positives", beside the query's own key.
-        gather: brings the keys of all ranks together in rank order, so that every rank keeps the same queue.
+        equal_qualities: how keys of other images count that have the query's quality: as "negatives" (the paper), not
+            at all ("skipped"), or as "positives", together with the query's own key.
+        gather: collects the keys of all ranks in rank order, so every rank has the same queue.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -61,13 +61,13 @@ class MomentumContrast(nn.Module):
         self.register_buffer("queue_position", torch.zeros((), dtype=torch.long))
 
     def forward(self, query_patches: Tensor, key_patches: Tensor, quality: Tensor) -> dict[str, Tensor]:
-        """One step's loss; moves the key encoder first and puts the keys into the queue last.
+        """The loss of one step. The key encoder moves first; at the end the keys enter the queue.
 
         Args:
             query_patches: (N, C, H, W) in [0, 1].
-            key_patches: the same shape; patch i is of the image, and of the quality, of query i.
-            quality: (N,) integers, equal where qualities are. They are only ever compared, and not even that where
-                equal qualities are negatives: which quality it is, or which is higher, never enters.
+            key_patches: the same shape; patch i has the image and the quality of query i.
+            quality: (N,) integers, equal where the qualities are. They are only compared with each other (and not even
+                that where equal qualities are negatives). Which quality it is, or which is higher, is never used.
 
         Returns:
             "total": the contrastive loss. "positive_similarity": mean cosine of query and key. "contrast_accuracy":
@@ -78,7 +78,7 @@ class MomentumContrast(nn.Module):
             self._follow()
             keys = F.normalize(self.key_encoder(key_patches)[0].float(), dim=1)  # (N, D)
             all_keys, all_qualities = self.gather(keys), self.gather(quality)  # of all ranks
-        negatives = self.queue.clone()  # the queue changes below, before backward reads it
+        negatives = self.queue.clone()  # the queue changes below, and backward reads these rows later
         is_equal = quality[:, None] == self.queue_quality[None, :]  # (N, K)
         is_negative = torch.ones_like(is_equal) if self.equal_qualities == "negatives" else ~is_equal
         if self.equal_qualities == "positives":

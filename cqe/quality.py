@@ -1,8 +1,8 @@
 """Reading a JPEG quality off the representation: a small probe on top of the frozen encoder, with a spread.
 
-The encoder is trained without labels, so its representation tells qualities apart but does not name them. The probe
-does: a polynomial of second degree, fitted to crops of photos coded at known qualities (`cqe.fitting`), and kept beside
-the encoder in its weight file.
+The encoder is trained without labels: its representation tells qualities apart but does not name them. The probe names
+them. It is a polynomial of second degree, fitted to crops of photos that were coded at known qualities (`cqe.fitting`),
+and is kept beside the encoder in its weight file.
 """
 
 from itertools import product
@@ -18,24 +18,24 @@ from data.color import luma, to_tensor
 CROP_PX = 128  # side of the crops that the probe is fitted to and that the reader looks at
 MAX_CROPS_A_SIDE = 4  # of a photo that is read
 NUM_RANGES = 10  # of estimates, with an error of their own each
-MIN_CONTRAST = 8  # gray levels; a crop with less, such as a white background, looks the same at most qualities
-MIDDLE_QUALITY = 50.0  # to which the ridge shrinks estimates
+MIN_CONTRAST = 8  # grey levels; a crop with less contrast (a white background) looks the same at most qualities
+MIDDLE_QUALITY = 50.0  # the ridge shrinks estimates towards it
 
 
 class Reading(NamedTuple):
-    """A quality, 1..100, and its spread: one standard error, as it was found on images the probe had not seen."""
+    """A quality, 1..100, and its spread: one standard error, measured on images that the probe had not seen."""
 
     quality: float
     spread: float
 
 
-NOTHING_KNOWN = Reading(50.5, 28.6)  # mean and standard deviation of all qualities, each as likely
+NOTHING_KNOWN = Reading(50.5, 28.6)  # mean and standard deviation where all qualities are equally likely
 
 
 class QualityProbe(nn.Module):
-    """The JPEG quality as a polynomial of second degree in the representation, and how far off it usually is.
+    """The JPEG quality as a polynomial of second degree in the representation, and its usual error.
 
-    Everything is a buffer: nothing here is trained by gradients, see `cqe.fitting.fit_probe`.
+    All tensors are buffers: `cqe.fitting.fit_probe` computes them, no gradient does.
 
     Args:
         representation_size: D, the encoder's.
@@ -65,15 +65,15 @@ class QualityProbe(nn.Module):
     def combine(self, estimates: Tensor, *, crop_area: float = 1.0) -> Reading:
         """One reading from the estimates of one image's crops.
 
-        The quality is their median, within 1..100: a crop of sky, which shows little of the coding, may be far off. The
-        spread is sqrt(shared^2 + own^2 / N + beyond^2). `shared` is the error that an image's crops have in common,
-        which no number of them averages away; `own` is what each adds: the scatter of these crops, with the
-        calibration's as one crop more; `beyond` is how far outside 1..100 the median is, as it is for images unlike any
-        photo (noise: 158).
+        The quality is the median of the estimates, clipped to 1..100. A mean would suffer from a crop of sky, which
+        shows little of the coding. The spread is sqrt(shared^2 + own^2 / N + beyond^2). `shared` is the error that all
+        crops of an image have in common; more crops do not reduce it. `own` is the error of each crop: the scatter of
+        these crops, with that of the calibration counted as one crop more. `beyond` is the distance of the median from
+        1..100; images unlike any photo have one (noise: 158).
 
         Args:
-            estimates: (N,) as `unclipped` gives them, of crops that do not overlap.
-            crop_area: of one crop, as a share of the calibration's; a smaller crop says less.
+            estimates: (N,) from `unclipped`, of crops that do not overlap.
+            crop_area: area of one crop as a share of the calibration's. A smaller crop says less.
         """
         estimates = estimates.double()
         median = estimates.quantile(0.5)
@@ -90,7 +90,7 @@ class QualityReader:
     """Reads the JPEG quality of images of any size.
 
     Args:
-        encoder: in eval mode; it runs on its device, in float32 whatever the surrounding autocast.
+        encoder: in eval mode. It runs on its device, always in float32.
         probe: fitted to this encoder, on the CPU.
     """
 
@@ -99,13 +99,13 @@ class QualityReader:
         self.probe = probe
 
     def read(self, image: np.ndarray) -> Reading:
-        """The quality that an image was last coded at; one without a trace of coding reads near 100.
+        """The quality that an image was last coded at. An image without a trace of coding reads near 100.
 
-        Up to 16 crops of 128 pixels are looked at, evenly spread; of a smaller image, all of it. Crops that are all but
-        uniform do not count; where all are, the reading is `NOTHING_KNOWN`.
+        Up to 16 crops of 128 pixels are read, evenly spread; a smaller image is read whole. Nearly uniform crops are
+        skipped. If all are, the reading is `NOTHING_KNOWN`.
 
         Args:
-            image: (H, W) or (H, W, 3), uint8; or uint16, which is rounded to 8 bits.
+            image: (H, W) or (H, W, 3), uint8 or uint16; uint16 is rounded to 8 bits.
         """
         seen = as_seen(image, self.encoder.in_channels)
         telling = [to_tensor(crop) for crop in _spread_crops(seen) if is_telling(crop)]
@@ -143,7 +143,7 @@ def is_telling(crop: np.ndarray) -> bool:
 
 
 def as_seen(image: np.ndarray, channels: int) -> np.ndarray:
-    """A photo as a restorer of so many channels gets it: luma in JFIF's range; gray as three equal channels."""
+    """A photo as a network with 1 or 3 channels sees it: luma in JFIF's range, or RGB (gray in all three)."""
     if image.dtype == np.uint16:
         image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if channels == 1:
@@ -152,7 +152,7 @@ def as_seen(image: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _spread_crops(image: np.ndarray) -> list[np.ndarray]:
-    """Crops in the middles of up to 4 x 4 equal fields; none overlap."""
+    """Crops from the middle of up to 4 x 4 equal fields; they do not overlap."""
     rows, columns = (_starts(length) for length in image.shape[:2])
     return [image[top : top + CROP_PX, left : left + CROP_PX] for top, left in product(rows, columns)]
 

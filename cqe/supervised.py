@@ -1,4 +1,4 @@
-"""The same encoder trained with labels: the yardstick for what contrast reaches without them."""
+"""The same encoder, trained with labels. It shows how close contrast without labels comes."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class QualityClassifier(nn.Module):
-    """An encoder and a linear layer that names the quality; the layer is thrown away after training.
+    """An encoder and a linear layer that names the quality. The layer is dropped after training.
 
     Args:
         encoder: returns (representation, features); its representation is (N, D).
@@ -23,7 +23,7 @@ class QualityClassifier(nn.Module):
         self.head = nn.Linear(representation_size, len(self.qualities))
 
     def forward(self, query_patches: Tensor, key_patches: Tensor, quality: Tensor) -> dict[str, Tensor]:
-        """One step's loss, on the query patches: as many get a gradient as in momentum contrast.
+        """The loss of one step, on the query patches only: momentum contrast has gradients for that many too.
 
         Args:
             query_patches: (N, C, H, W) in [0, 1].
@@ -31,7 +31,7 @@ class QualityClassifier(nn.Module):
             quality: (N,) integers, each one of `qualities`.
 
         Returns:
-            "total": cross-entropy in nats. "label_accuracy": share of patches whose quality is named right.
+            "total": cross-entropy in nats. "label_accuracy": share of patches whose quality is named correctly.
         """
         logits = self.head(self.encoder(query_patches)[0].float())  # (N, classes)
         labels = torch.searchsorted(self.qualities, quality)

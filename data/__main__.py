@@ -2,32 +2,21 @@
 
 import argparse
 import logging
-import os
-import sys
 from collections.abc import Sequence
 
+from common.errors import user_errors
 from data.bundled import make_bundled
 from data.config import DEFAULT_PACK_DIR, data_root
 from data.download import ADDRESSES, download
 from data.prepare import SET_NAMES, prepare
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 2 for a mistake that one line explains, 130 after Ctrl-C."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command. A mistake ends with one line and exit status 2."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        lines = _run(options)
-    except (ValueError, OSError) as error:
-        if os.environ.get("TRACEBACK") == "1":
-            raise
-        print(f"python -m data: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("python -m data: stopped", file=sys.stderr)
-        return 130
-    print("\n".join(lines))
-    return 0
+    with user_errors("python -m data"):
+        print("\n".join(_run(options)))
 
 
 def _run(options: argparse.Namespace) -> list[str]:
@@ -59,4 +48,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

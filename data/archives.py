@@ -1,46 +1,56 @@
 """Taking the images out of a .zip, .tar or .tgz that came from somewhere else, without trusting it.
 
 Only regular image files are written, all below the given folder. An archive with a member that points outside (`..`, a
-link leading out) is refused as a whole; a leading slash is dropped in a tar and refused in a zip.
+link leading out) is refused as a whole; a leading slash is dropped in a tar and refused in a zip. An archive that
+unpacks to far more than its own size, or that does not fit on the disk, is refused too.
 """
 
+import errno
 import gzip
 import lzma
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from data.images import is_image_name
 
+# An archive may unpack to either of these, whichever is more. Photos hardly shrink when they are packed; deflate can
+# shrink zeros a thousand times, and a bomb is made of them.
+MAX_UNPACKED_BYTES = 16 * 10**9
+MAX_UNPACKED_RATIO = 20
+MAX_MEMBERS = 2_000_000
+
+_CHUNK_BYTES = 1 << 20
+_MAX_TRAILER_BYTES = 1 << 26
+_MAX_NOTE_BYTES = 1 << 20
+_NOTES = (
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+)  # fmt: skip
 _DAMAGE = (
     tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError, NotImplementedError,
+    struct.error, OverflowError, UnicodeDecodeError,
     RuntimeError,  # zipfile's answer to a member locked with a password
 )  # fmt: skip
+_BAD_NAME = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
-def extract_images(archive: str | Path, folder: str | Path) -> None:
-    """Write the image files of an archive below `folder`, with the archive's own subfolders.
+class DamagedArchive(ValueError):
+    """An archive that is cut off, damaged, or none at all.
 
-    Raises:
-        ValueError: if the file is no archive, is cut off or damaged, or has a member that points outside.
+    Attributes:
+        archive: the file.
+        finding: what is wrong, to be read after the file's name.
     """
-    archive, folder = Path(archive), Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        if zipfile.is_zipfile(archive):
-            _extract_zip(archive, folder)
-        elif tarfile.is_tarfile(archive):
-            _extract_tar(archive, folder)
-        else:
-            raise ValueError(f"{archive} is no .zip, .tar or .tgz that can be read (cut off?); fetch or pack it again")
-    except (tarfile.FilterError, UnsafeMember) as error:
-        raise ValueError(f"{archive} is refused: its member {error.tarinfo.name!r} points out of it") from error
-    except _DAMAGE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{archive} is damaged or cut off ({reason}); fetch or pack it again") from error
+
+    def __init__(self, archive: Path, finding: str) -> None:
+        super().__init__(f"{archive} {finding}; fetch or pack it again")
+        self.archive = archive
+        self.finding = finding
 
 
 class UnsafeMember(Exception):
@@ -50,24 +60,165 @@ class UnsafeMember(Exception):
         self.tarinfo = tarfile.TarInfo(name)
 
 
-def _extract_tar(archive: Path, folder: Path) -> None:
-    with tarfile.open(archive) as opened:
-        for member in opened:  # in file order: a compressed archive is read once
-            tarfile.data_filter(member, str(folder))  # raises FilterError, also for members that are not taken
-            if member.isreg() and is_image_name(Path(member.name)):
-                opened.extract(member, folder, filter="data")
+def extract_images(
+    archive: str | Path, folder: str | Path, *, max_bytes: int | None = None, max_members: int = MAX_MEMBERS
+) -> None:
+    """Write the image files of an archive below `folder`, with the archive's own subfolders.
+
+    Args:
+        max_bytes: the images may take this much space; None for the larger of `MAX_UNPACKED_BYTES` and
+            `MAX_UNPACKED_RATIO` times the archive's size.
+        max_members: the archive may list this many files and folders.
+
+    Raises:
+        DamagedArchive: if the file is no archive, is cut off or damaged.
+        ValueError: if a member points outside or cannot be written, or the archive unpacks to more than is allowed.
+            What was written until then stays in `folder`.
+        OSError: if the disk is full.
+    """
+    archive, folder = Path(archive), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if max_bytes is None:
+        max_bytes = max(MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO * archive.stat().st_size)
+    budget = _Budget(archive, folder, max_bytes, max_members)
+    try:
+        if zipfile.is_zipfile(archive):
+            _extract_zip(archive, folder, budget)
+        elif tarfile.is_tarfile(archive):
+            _extract_tar(archive, folder, budget)
+        else:
+            raise DamagedArchive(archive, "is no .zip, .tar or .tgz that can be read (cut off?)")
+    except (tarfile.FilterError, UnsafeMember) as error:
+        raise ValueError(f"{archive} is refused: its member {error.tarinfo.name!r} points out of it") from error
+    except _DAMAGE as error:
+        raise DamagedArchive(archive, f"is damaged or cut off ({_reason(error)})") from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise budget.disk_is_full() from error
+        if error.errno in _BAD_NAME:  # one member has the name of another one's folder, or too long a name
+            member = Path(error.filename).relative_to(folder).as_posix()
+            raise ValueError(
+                f"{archive} is refused: its member {member!r} cannot be written ({error.strerror}); "
+                "unpack it yourself and give the folder"
+            ) from error
+        if error.errno in (None, errno.EINVAL):  # damaged data in bzip2; an offset before the start of a zip
+            raise DamagedArchive(archive, f"is damaged or cut off ({_reason(error)})") from error
+        raise
 
 
-def _extract_zip(archive: Path, folder: Path) -> None:
-    with zipfile.ZipFile(archive) as opened:
-        for member in opened.infolist():
-            inner = PurePosixPath(member.filename.replace("\\", "/"))
-            if inner.is_absolute() or ".." in inner.parts or ":" in inner.parts[0]:
-                raise UnsafeMember(member.filename)
-            is_link = stat.S_ISLNK(member.external_attr >> 16)
-            if member.is_dir() or is_link or not is_image_name(Path(inner)):
+class _Budget:
+    """What one archive may still write. The header's claims only end it early; the bytes really written are counted."""
+
+    def __init__(self, archive: Path, folder: Path, max_bytes: int, max_members: int) -> None:
+        self._archive, self._max_bytes, self._max_members = archive, max_bytes, max_members
+        self._free_bytes = shutil.disk_usage(folder).free
+        self._num_bytes = 0
+
+    def check_members(self, num_members: int) -> None:
+        if num_members > self._max_members:
+            raise ValueError(self._too_much(f"lists more than {self._max_members} files and folders"))
+
+    def check_claim(self, num_bytes: int) -> None:
+        """Refuse, before anything is written, members that claim to be larger than what is left."""
+        if self._num_bytes + num_bytes > self._max_bytes:
+            raise ValueError(self._too_much(f"unpacks to more than {_readable(self._max_bytes)}"))
+        if self._num_bytes + num_bytes > self._free_bytes:
+            raise OSError(errno.ENOSPC, "not enough space left")
+
+    def write(self, packed: IO[bytes], target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(target, "wb") as file:
+            while chunk := packed.read(_CHUNK_BYTES):
+                self.check_claim(len(chunk))
+                self._num_bytes += file.write(chunk)
+
+    def disk_is_full(self) -> OSError:
+        return OSError(
+            f"the images of {self._archive} do not fit on the disk, where {_readable(self._free_bytes)} were free; "
+            "make room, or choose another disk"
+        )
+
+    def _too_much(self, finding: str) -> str:
+        return f"{self._archive} is refused: it {finding}; if it should, unpack it yourself and give the folder"
+
+
+class _StrictTarInfo(tarfile.TarInfo):
+    """A header that is damaged is an error; `tarfile` takes one in the middle for the archive's end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        try:
+            header = super().frombuf(buf, encoding, errors)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+            raise tarfile.ReadError(str(error)) from error
+        # tarfile reads a long name, or other notes on the next member, into memory as a whole.
+        if header.type in _NOTES and header.size > _MAX_NOTE_BYTES:
+            raise tarfile.ReadError(f"a name of {header.size} bytes")
+        return header
+
+
+def _extract_tar(archive: Path, folder: Path, budget: _Budget) -> None:
+    with tarfile.open(archive, tarinfo=_StrictTarInfo) as opened:
+        num_members = 0
+        while member := opened.next():  # in file order: a compressed archive is read once
+            num_members += 1
+            budget.check_members(num_members)
+            opened.members.clear()  # otherwise tarfile keeps all of them in memory
+            if "\0" in member.name:
+                raise tarfile.ReadError("a name with a zero byte")
+            checked = tarfile.data_filter(member, str(folder))  # raises FilterError, also for what is not taken
+            if not member.isreg() or not is_image_name(Path(member.name)):
                 continue
-            target = folder / inner
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with opened.open(member) as packed, open(target, "wb") as file:
-                shutil.copyfileobj(packed, file, 1 << 20)
+            budget.check_claim(member.size)
+            with opened.extractfile(member) as packed:
+                budget.write(packed, folder / checked.name)
+        _read_to_end(opened.fileobj)
+
+
+def _read_to_end(stream: IO[bytes]) -> None:
+    """Read what follows the last member, so that gzip, bzip2 and xz compare their checksums, which stand at the end."""
+    try:
+        for _ in range(0, _MAX_TRAILER_BYTES, _CHUNK_BYTES):
+            if not stream.read(_CHUNK_BYTES):
+                return
+    except gzip.BadGzipFile as error:
+        # Other data may follow the compressed data; the gzip command ignores them, too.
+        if not str(error).startswith("Not a gzipped file"):
+            raise
+
+
+def _extract_zip(archive: Path, folder: Path, budget: _Budget) -> None:
+    with zipfile.ZipFile(archive) as opened:
+        budget.check_members(len(opened.infolist()))
+        images = [member for member in opened.infolist() if _is_image(member)]
+        budget.check_claim(sum(member.file_size for member in images))
+        for member in images:
+            # zipfile decodes bzip2 and LZMA in pieces of any size, so a few kilobytes could fill the memory.
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(
+                    f"{archive} is not packed with deflate, the usual method of a .zip; "
+                    "unpack it yourself and give the folder"
+                )
+            with opened.open(member) as packed:
+                budget.write(packed, folder / _inner_path(member))
+
+
+def _is_image(member: zipfile.ZipInfo) -> bool:
+    """Whether a member is taken. Raises UnsafeMember, also for those that are not."""
+    inner = _inner_path(member)
+    if inner.is_absolute() or ".." in inner.parts or ":" in "".join(inner.parts[:1]):  # "./" has no parts
+        raise UnsafeMember(member.filename)
+    is_link = stat.S_ISLNK(member.external_attr >> 16)
+    return not member.is_dir() and not is_link and is_image_name(Path(inner))
+
+
+def _inner_path(member: zipfile.ZipInfo) -> PurePosixPath:
+    return PurePosixPath(member.filename.replace("\\", "/"))
+
+
+def _readable(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 10**9 else f"{num_bytes / 1e6:.1f} MB"
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

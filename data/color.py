@@ -27,7 +27,7 @@ def luma(rgb: np.ndarray, *, full_range: bool = False) -> np.ndarray:
         raise ValueError(f"luma needs a uint8 image of shape (H, W, 3), got {rgb.dtype} {rgb.shape}")
     weights, offset = (FULL_WEIGHTS, 0.0) if full_range else (STUDIO_WEIGHTS, 16.0)
     result = np.empty(rgb.shape[:2], np.uint8)
-    # Some rows at a time: the float64 copies stay in the cache, a 2K image takes a tenth of the time.
+    # A few rows at a time: their float64 copies stay in the cache. A 2K image takes a tenth of the time.
     num_rows = max(1, _BLOCK_PX // max(1, rgb.shape[1]))
     for top in range(0, len(rgb), num_rows):
         rows = slice(top, top + num_rows)

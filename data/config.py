@@ -1,4 +1,4 @@
-"""What a config says about data: the training patches, stage 1's pairs, lists of JPEG qualities, where the sets are."""
+"""The configuration of the data: training patches, pairs of stage 1, JPEG qualities, and where the sets are."""
 
 import os
 import re
@@ -17,10 +17,10 @@ def data_root(given: str = "") -> Path:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What the training patches are cut from, and how.
+    """Which images the training patches are cut from, and how.
 
     Args:
-        root: folder that holds the sets; empty: the variable DATA_ROOT, or `datasets`.
+        root: folder that holds the sets. If empty: the variable DATA_ROOT, or `datasets`.
         train: folders under `root` to train on.
         val: folder under `root` to validate on.
         pack_dir: where decoded pixels are kept, once per set.
@@ -29,9 +29,10 @@ class DataConfig:
         qualities: JPEG qualities drawn with equal odds: numbers, or ranges such as "5..95" and "10..90:10".
         aligned_share: share of patches whose corner is on the coding grid (8x8 for luma, 16x16 for 4:2:0 colour), 0..1;
             the others start anywhere.
-        full_range_share: share of luma patches in JFIF's range 0..255, 0..1; the others are in 16..235 as in the tests.
-        batch_size: images of one step, over all processes together; stage 2 cuts one patch of each, stage 1 one pair
-            for each of `pairs.qualities_per_image`.
+        full_range_share: share of luma patches in JFIF's range 0..255, 0..1; the others are in 16..235, as the test
+            images are.
+        batch_size: images of one step, over all processes together. Stage 2 cuts one patch of each image, stage 1 one
+            pair for each of its `pairs.qualities_per_image`.
         num_workers: loader processes per training process; 0 loads in the training process itself.
     """
 
@@ -68,13 +69,13 @@ class PairsConfig:
     """How stage 1's pairs are drawn, beyond what `data` says.
 
     Args:
-        qualities_per_image: at how many different qualities each image of a batch is coded. 1 is the paper's; with
-            more, and `moco.equal_qualities` "positives", where a batch's own keys are candidates too, pairs of one
-            image are each other's negatives, which content does not tell apart.
-        double_share: share of patches that are coded a second time, cut to another grid first, 0..1. They still count
-            as of their first quality, each patch of a pair by itself, so that the second coding is no cue.
-        second_qualities: of the second coding, as data.qualities.
-        resized_share: share of patches that are made smaller after coding, 0..1; they count as of their quality.
+        qualities_per_image: how many qualities each image of a batch is coded at; 1 in the paper. With more, and with
+            `moco.equal_qualities` "positives", the pairs of one image are negatives of each other. The encoder cannot
+            tell those apart by their content.
+        double_share: share of patches that are coded twice, 0..1; the second time on another grid. Their label stays
+            the first quality. The two patches of a pair are treated one by one, so the second coding is no cue.
+        second_qualities: qualities of the second coding, in the form of data.qualities.
+        resized_share: share of patches that are made smaller after coding, 0..1; their label stays.
         scales: smallest and largest scale of a resize, within 0.5..1.
     """
 
@@ -98,10 +99,10 @@ class PairsConfig:
 
 
 def expand_qualities(spec: Sequence[int | str], *, key: str = "data.qualities") -> list[int]:
-    """Qualities of a list such as [10, "20..40:10", "90..95"], in order; a quality named twice is drawn twice as often.
+    """The qualities of a list such as [10, "20..40:10", "90..95"], in order. Repeated ones are drawn more often.
 
     Raises:
-        ValueError: if an entry cannot be read, is out of 1..100, or the list is empty; the message names `key`.
+        ValueError: if an entry cannot be read or is not within 1..100, or if the list is empty; names `key`.
     """
     qualities: list[int] = []
     for entry in spec:

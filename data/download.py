@@ -1,10 +1,13 @@
 """Fetching the sets whose owners publish them at a stable address: DIV2K and BSDS500.
 
-A download that breaks off leaves `<file>.part`, and the next try goes on from there. A file gets its own name only when
-it has its full length.
+A download that breaks off leaves `<file>.part`, and the next try goes on from there if the server's file is still the
+same: `<file>.part.json` remembers which version the part is of. A file gets its own name only when it has its full
+length. An archive that turns out damaged is renamed to `<file>.damaged`, so that the next run fetches it again.
 """
 
+import errno
 import http.client
+import json
 import logging
 import os
 import re
@@ -14,11 +17,15 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from data.archives import DamagedArchive
 from data.config import DEFAULT_PACK_DIR
 from data.prepare import Prepared, check_target, prepare
 
@@ -41,6 +48,7 @@ HANDED_OUT_BY = {
 CHUNK_BYTES = 1 << 18
 PLAIN_LINE_SECONDS = 10.0
 
+_VALIDATORS = ("ETag", "Last-Modified")
 _BROKEN_OFF = (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, ConnectionError, TimeoutError)
 
 logger = logging.getLogger(__name__)
@@ -58,8 +66,10 @@ def download(
 
     Raises:
         ValueError: for a set that is not published at an address (the message says who hands it out), or a bad archive.
+            A damaged one is set aside first.
         FileExistsError: if the set is there and `force` is not given.
         ConnectionError: if an archive could not be fetched; what came so far is kept for the next try.
+        BlockingIOError: if another process is fetching the archive.
     """
     if name in HANDED_OUT_BY:
         raise ValueError(f"{name} has no address: {HANDED_OUT_BY[name]}; then: python -m data prepare {name} SOURCE")
@@ -69,7 +79,14 @@ def download(
         archive = Path(root) / "archives" / Path(urllib.parse.urlsplit(url).path).name
         fetch(url, archive, wait_seconds=wait_seconds)
         archives.append(archive)
-    made = prepare(name, archives, root=root, force=force, pack_dir=pack_dir)
+    try:
+        made = prepare(name, archives, root=root, force=force, pack_dir=pack_dir)
+    except DamagedArchive as error:
+        # Renamed, not removed: it may have come from elsewhere, or be a page of the network's log-in that explains it.
+        aside = error.archive.with_name(error.archive.name + ".damaged")
+        os.replace(error.archive, aside)
+        advice = f"it is {aside.name} now, run the command again to fetch it anew"
+        raise ValueError(f"{error.archive} {error.finding}; {advice}") from error
     made.notes.append(f"note: {', '.join(map(str, archives))} can be deleted now")
     return made
 
@@ -91,6 +108,8 @@ def fetch(
 
     Raises:
         ConnectionError: one line with the address, the reason, and what is kept.
+        BlockingIOError: if another process is fetching the same file.
+        OSError: if the disk is full; what came so far is kept.
     """
     target = Path(target)
     if target.exists():
@@ -98,48 +117,116 @@ def fetch(
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
+    with _alone(part):
+        if target.exists():  # another process had the lock, and has just finished
+            return
+        try:
+            _fetch_in_tries(url, part, num_tries, wait_seconds, timeout_seconds)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise OSError(f"could not download {url} (the disk is full){_kept(part, url)}") from error
+            raise
+        os.replace(part, target)
+        _notes_file(part).unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(part: Path) -> Iterator[None]:
+    """Keep other processes from writing to `part`. The system takes the lock back from a process that is killed."""
+    lock_file = part.with_name(part.name + ".lock")
+    try:
+        with FileLock(lock_file, timeout=0):
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # Windows does not remove a file that is open
+                    lock_file.unlink()
+    except Timeout:
+        raise BlockingIOError(f"another process is writing {part}; wait until it has ended, or stop it") from None
+
+
+def _fetch_in_tries(url: str, part: Path, num_tries: int, wait_seconds: float, timeout_seconds: float) -> None:
     num_fruitless = 0
     while True:
         size_before = _size(part)
         try:
             _fetch_once(url, part, timeout_seconds)
+            return
         except _BROKEN_OFF as error:
             num_fruitless = 1 if _size(part) > size_before else num_fruitless + 1
             if num_fruitless >= num_tries or _is_final(error):
                 raise ConnectionError(_giving_up(url, part, error)) from error
-            logger.info("%s broke off at %.1f MB (%s); trying again", target.name, _size(part) / 1e6, _reason(error))
+            name = part.name.removesuffix(".part")
+            logger.info("%s broke off at %.1f MB (%s); trying again", name, _size(part) / 1e6, _reason(error))
             time.sleep(wait_seconds)
-        else:
-            os.replace(part, target)
-            return
 
 
 def _fetch_once(url: str, part: Path, timeout_seconds: float) -> None:
     """One request. Returns when `part` is complete; raises one of `_BROKEN_OFF` otherwise."""
-    offset = _size(part)
-    request = urllib.request.Request(url, headers={"Range": f"bytes={offset}-"} if offset else {})
+    validators = _validators_of(part, url)
+    offset = _size(part) if _unchanged_if(validators) else 0
+    # If-Range: where the file has changed since, the server sends all of the new one (200) and not its end (206).
+    asked = {"Range": f"bytes={offset}-", "If-Range": _unchanged_if(validators)} if offset else {}
     try:
-        response = urllib.request.urlopen(request, timeout=timeout_seconds)
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=asked), timeout=timeout_seconds)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code != 416:
             raise
         # Nothing lies beyond `offset`: either all of it is here, or the file at the address is another one by now.
-        if _total(error.headers) == offset:
+        if _total(error.headers) == offset and _is_same_version(error.headers, validators):
             return
         part.unlink(missing_ok=True)
         raise ConnectionError("the part on disk does not belong to the file; starting over") from error
     with response:
         if response.status == 206 and _start(response.headers) != offset:
             raise ConnectionError("the server sent another range than it was asked for")
+        if response.status == 206 and not _is_same_version(response.headers, validators):
+            part.unlink(missing_ok=True)
+            raise ConnectionError("the file on the server has changed; starting over")
         if response.status != 206:
-            offset = 0  # the server ignored the range and sends everything
+            offset = 0  # the server sends everything: the file has changed, or it does not know ranges
         length = response.headers.get("Content-Length")
         total = offset + int(length) if length is not None else None
         with open(part, "ab" if offset else "wb") as file:
+            if not offset:
+                _remember_validators(part, url, response.headers)  # only now that no old bytes are left in the part
             _copy(response, file, offset, total, part.name.removesuffix(".part"))
     if total is not None and _size(part) != total:
         raise ConnectionError(f"the connection closed after {_size(part)} of {total} bytes")
+
+
+def _notes_file(part: Path) -> Path:
+    return part.with_name(part.name + ".json")
+
+
+def _remember_validators(part: Path, url: str, headers: http.client.HTTPMessage) -> None:
+    """Write down which version of the file the part is of: the two headers by which HTTP tells versions apart."""
+    notes = {"url": url} | {name: headers[name] for name in _VALIDATORS if name in headers}
+    _notes_file(part).write_text(json.dumps(notes), encoding="utf-8")
+
+
+def _validators_of(part: Path, url: str) -> dict[str, str]:
+    """What was written down when the part was begun; empty if there is none, or if it is of another address."""
+    try:
+        notes = json.loads(_notes_file(part).read_text(encoding="utf-8"))
+        return {name: str(notes[name]) for name in _VALIDATORS if name in notes} if notes["url"] == url else {}
+    except (FileNotFoundError, ValueError, TypeError, KeyError):  # cut off when the machine stopped, or edited
+        return {}
+
+
+def _unchanged_if(validators: dict[str, str]) -> str | None:
+    """The value of If-Range. A weak ETag only promises about the same content, and may not be used (RFC 9110, 13.1.5).
+
+    Without a validator nobody can tell whether the server's file is still the one that the part was begun with.
+    """
+    etag = validators.get("ETag")
+    return etag if etag and not etag.startswith("W/") else validators.get("Last-Modified")
+
+
+def _is_same_version(headers: http.client.HTTPMessage, validators: dict[str, str]) -> bool:
+    """Whether an answer belongs to the part's version, as far as it says: some servers do not know If-Range."""
+    return all(headers.get(name, known) == known for name, known in validators.items())
 
 
 def _copy(response: http.client.HTTPResponse, file: BinaryIO, offset: int, total: int | None, label: str) -> None:
@@ -184,5 +271,10 @@ def _reason(error: Exception) -> str:
 
 
 def _giving_up(url: str, part: Path, error: Exception) -> str:
-    kept = f"; {_size(part) / 1e6:.1f} MB are kept in {part}, run the command again to go on" if _size(part) else ""
-    return f"could not download {url} ({_reason(error)}){kept}"
+    return f"could not download {url} ({_reason(error)}){_kept(part, url)}"
+
+
+def _kept(part: Path, url: str) -> str:
+    if not _size(part) or not _unchanged_if(_validators_of(part, url)):
+        return ""
+    return f"; {_size(part) / 1e6:.1f} MB are kept in {part}, run the command again to go on"

@@ -1,8 +1,8 @@
-"""Baseline JPEG through Pillow (libjpeg-turbo), and the neighbourhood that a crop's pixels depend on.
+"""Baseline JPEG through Pillow (libjpeg-turbo), and the surroundings that the pixels of a crop depend on.
 
-JPEG is local: a block's decoded pixels depend on that block alone in luma, and in 4:2:0 colour on its 16x16 unit (MCU)
-and, through the smooth chroma upsampling, on the units around it. Coding `surroundings(box)` and cropping gives the
-same pixels as coding the whole image and cropping, at a fraction of the work.
+JPEG is local. In luma, the decoded pixels of a block depend on that block alone. In 4:2:0 colour they depend on the
+16x16 unit (MCU) and on the units around it, because chroma is upsampled smoothly. So coding `surroundings(box)` and
+cropping gives the same pixels as coding the whole image and cropping, with far less work.
 """
 
 import io
@@ -41,7 +41,7 @@ def encode(image: np.ndarray, quality: int) -> bytes:
     if not 1 <= quality <= 100:
         raise ValueError(f"JPEG quality must be within 1..100, got {quality}")
     buffer = io.BytesIO()
-    # 4:2:0 is libjpeg's own default at every quality, said here all the same; gray images take no such option.
+    # 4:2:0 is libjpeg's default at every quality; we ask for it all the same. Gray images have no such option.
     options = {"subsampling": "4:2:0"} if image.ndim == 3 else {}
     Image.fromarray(image).save(buffer, format="JPEG", quality=int(quality), **options)
     return buffer.getvalue()
@@ -66,8 +66,8 @@ def surroundings(box: Box, shape: tuple[int, ...]) -> Box:
         shape: the image's shape, (H, W) for luma or (H, W, 3) for colour.
 
     Returns:
-        An aligned box: to 8 pixels for luma; to 16 for colour, and one unit more on each side for the chroma
-        upsampling. Clipped at the image's edge, where the coder pads just as it would for the whole image.
+        A box aligned to 8 pixels for luma. For colour it is aligned to 16 pixels, with one unit more on each side for
+        the chroma upsampling. It ends at the edge of the image, where the coder pads as it does for the whole image.
     """
     unit, margin = (COLOR_UNIT_PX, COLOR_UNIT_PX) if len(shape) == 3 else (LUMA_UNIT_PX, 0)
     top, bottom = _aligned_span(box.top, box.height, shape[0], unit, margin)

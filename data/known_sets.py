@@ -92,7 +92,8 @@ def _agreed(candidates: list[Path], what: str) -> Path:
     first, *others = candidates
     for other in others:
         if pixel_digest(read_image(other)) != pixel_digest(read_image(first)):
-            raise ValueError(f"{first} and {other} both claim to be {what}, with different pixels; remove one of them")
+            both = printable(f"{first} and {other}")
+            raise ValueError(f"{both} both claim to be {what}, with different pixels; remove one of them")
     return first
 
 
@@ -102,11 +103,12 @@ def choose_all(files: list[Path]) -> list[Item]:
     common = os.path.commonpath([file.parent.absolute() for file in files])
     items, taken = [], set()
     for file in files:
-        inner = "_".join(file.absolute().relative_to(common).with_suffix("").parts)
+        # A leading dot comes from a hidden folder that is itself the source; it would hide the image in the set.
+        inner = "_".join(file.absolute().relative_to(common).with_suffix("").parts).lstrip(".")
         names = [inner, f"{inner}_{file.suffix[1:]}"] if stems[file.stem.lower()] > 1 else [file.stem]
         free = [name for name in names if name.lower() not in taken]
         if not free:
-            raise ValueError(f"{file} has the name of another image of the source; rename it")
+            raise ValueError(f"{printable(str(file))} has the name of another image of the source; rename it")
         taken.add(free[0].lower())
         items.append(Item(file, free[0]))
     return items
@@ -148,4 +150,9 @@ def unlike_known(name: str, digests: dict[str, str]) -> list[str]:
 
 def first_few(names: Sequence[str], num_shown: int = 3) -> str:
     more = f" and {len(names) - num_shown} more" if len(names) > num_shown else ""
-    return ", ".join(names[:num_shown]) + more
+    return ", ".join(map(printable, names[:num_shown])) + more
+
+
+def printable(text: str) -> str:
+    """The text on one line: line breaks, control characters and bytes that are not UTF-8 as backslash escapes."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)

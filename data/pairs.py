@@ -14,23 +14,24 @@ from data.patches import Patches, as_planes
 from data.recompression import double_jpeg, resized
 from data.store import PixelStore
 
-MARGIN_PX = 32  # how much larger than its patch a region with a history is, so that the patch may lie anywhere
+MARGIN_PX = 32  # a region with a history is this much larger than its patch, so the patch can lie anywhere in it
 
 
 class ContrastivePatches(Patches):
-    """Pairs of patches of one coded image, so of one quality; different samples come from different images.
+    """Pairs of patches. Both patches of a pair come from one coded image, so they have one quality.
 
-    Item (epoch, index) is {"query": (n, C, P, P) uint8, "key": (n, C, P, P) uint8, "quality": (n,) int64}, n the number
-    of qualities per image. Source: Sec. 3.1 of the paper, which has n = 1 and no history.
+    Different samples come from different images. Item (epoch, index) is {"query": (n, C, P, P) uint8, "key": (n, C, P,
+    P) uint8, "quality": (n,) int64}; n is the number of qualities per image. Source: Sec. 3.1 of the paper, where n is
+    1 and patches have no history.
 
     Args:
         stores: packed images.
         config: patch size, qualities and shares.
         pairs: qualities per image and histories.
-        seed: first number of every sample's random generator.
+        seed: the run's seed; every sample's random generator starts from it.
 
     Raises:
-        ValueError: if an image is too small (named), or there are fewer different qualities than one image is to have.
+        ValueError: if an image is too small (it is named), or if there are fewer qualities than one image needs.
     """
 
     def __init__(
@@ -57,9 +58,9 @@ class ContrastivePatches(Patches):
         return {"query": query, "key": key, "quality": torch.tensor(qualities)}
 
     def _with_history(self, image: Turned, quality: int, is_full_range: bool, rng: np.random.Generator) -> Tensor:
-        """A patch of the image after it was coded at this quality and went through a history drawn here."""
+        """A patch of the image, coded at this quality, and then perhaps coded again or resized."""
         doubled, shrunk = self.pairs.double_share, self.pairs.resized_share
-        if doubled + shrunk == 0:  # draws no number, so that a recipe without histories has the stream it always had
+        if doubled + shrunk == 0:  # no random number is drawn: a recipe without histories keeps its stream of samples
             return self._patch(image, quality, is_full_range, rng)[0]
         drawn = rng.random()
         if drawn >= doubled + shrunk:
@@ -85,7 +86,7 @@ class ContrastivePatches(Patches):
         return self._anywhere(resized(compress(region, quality), scale), rng)
 
     def _region(self, image: Turned, side: int, is_full_range: bool, rng: np.random.Generator) -> np.ndarray:
-        """A square of the image, or as much of one as there is, with its corner on the coding grid."""
+        """A square of the image with its corner on the coding grid. Smaller images give less than a square."""
         height, width = (min(side, whole) for whole in image.shape[:2])
         rooms = (image.shape[0] - height, image.shape[1] - width)
         top, left = (int(rng.integers(room // COLOR_UNIT_PX + 1)) * COLOR_UNIT_PX for room in rooms)

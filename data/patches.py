@@ -1,6 +1,6 @@
-"""What the training sets of both stages share, and stage 2's: degraded and clean patches (stage 1's: `data.pairs`).
+"""Training patches: what both stages share, and the patches of stage 2. The pairs of stage 1 are in `data.pairs`.
 
-Every sample is a pure function of (seed, epoch, index): any number of workers, ranks or restarts gives the same stream.
+A sample depends on (seed, epoch, index) alone. So workers, ranks and restarts do not change the stream of samples.
 """
 
 from collections.abc import Sequence
@@ -22,15 +22,15 @@ from data.store import PixelStore, open_store
 
 
 class Patches(Dataset):
-    """What both training sets share: which image a sample comes from, and patches of it coded at one quality.
+    """Base of both training sets. It chooses a sample's image and cuts patches of it, coded at one quality.
 
     Args:
         stores: packed images.
         config: patch size, qualities and shares.
-        seed: first number of every sample's random generator.
+        seed: the run's seed; every sample's random generator starts from it.
 
     Raises:
-        ValueError: if an image is smaller than the patch (named).
+        ValueError: if an image is smaller than the patch; it is named.
     """
 
     def __init__(self, stores: Sequence[PixelStore], config: DataConfig, *, seed: int) -> None:
@@ -58,7 +58,7 @@ class Patches(Dataset):
         return image, self._draw(self.qualities, rng), rng
 
     def _order_of(self, epoch: int) -> np.ndarray:
-        """The order of an epoch's images, kept until another epoch is asked for: shuffling takes as long as a crop."""
+        """The order of an epoch's images. It is kept until another epoch comes: shuffling takes as long as a crop."""
         if self._order[0] != epoch:
             self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.images))
         return self._order[1]
@@ -75,7 +75,7 @@ class Patches(Dataset):
         return as_planes(compress(clean, quality)[inner]), as_planes(clean[inner])
 
     def _cut(self, image: Turned, box: Box, is_full_range: bool) -> np.ndarray:
-        """What gets coded of a part of the image: (H, W) luma, or (H, W, 3)."""
+        """The pixels of a part of the image that get coded: (H, W) luma, or (H, W, 3)."""
         convert = partial(luma, full_range=is_full_range) if self.config.channels == 1 else None
         return image.cut(box.slices, convert)
 
@@ -91,7 +91,7 @@ class Patches(Dataset):
 
     @staticmethod
     def _draw(qualities: Sequence[int], rng: np.random.Generator) -> int:
-        """One of the qualities; draws as `rng.choice` does, which first makes an array of the list."""
+        """One of the qualities, as `rng.choice` draws it, but without turning the list into an array each time."""
         return qualities[int(rng.integers(len(qualities)))]
 
 

@@ -2,10 +2,12 @@
 
     <root>/classic5/*.png   live1/*.png   bsds500/{train,val,test}/*.jpg   div2k/*.png   icb/*   twitter/*   photos/*
 
-A set is built in a hidden folder beside its final place and renamed when every check has passed: an error or Ctrl-C
-leaves nothing behind. `data/known_sets.py` knows what belongs to which set.
+A set is built in a hidden folder beside its final place, packed if it is for training, and renamed when all of that has
+worked: an error or Ctrl-C leaves nothing behind. `data/known_sets.py` knows what belongs to which set.
 """
 
+import errno
+import logging
 import os
 import shutil
 import tempfile
@@ -32,11 +34,14 @@ from data.known_sets import (
     first_few,
     pixel_digest,
     places_in,
+    printable,
     repeated_pictures,
     unlike_known,
 )
 from data.splits import BSDS500_SPLITS
 from data.store import open_store
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -83,6 +88,7 @@ def prepare(
     target = Path(root) / name
     check_target(name, root, force=force)
     _check_sources(sources, target, link)
+    _check_pack_dir(Path(pack_dir), target)
     with _working_folder(Path(root), name) as working:
         files = [file for index, source in enumerate(sources) for file in _find(source, working / f"source{index}")]
         if not files:
@@ -92,10 +98,11 @@ def prepare(
         made = _build(name, items, working, link=link, missing=missing, described=_names(sources))
         made.notes[:0] = notes
         made.folder = target
+        # Before the swap, so that the old set needs no way back when the disk is full or somebody presses Ctrl-C.
+        for inner in TRAINING_FOLDERS.get(name, ()):
+            _pack(working / "set", target, inner, pack_dir)
+            made.packed.append(f"{(target / inner).as_posix()} is packed for training in {pack_dir}")
         _swap_in(working / "set", target, working)
-    for inner in TRAINING_FOLDERS.get(name, ()):
-        open_store(target / inner, pack_dir)
-        made.packed.append(f"{(target / inner).as_posix()} is packed for training in {pack_dir}")
     return made
 
 
@@ -124,6 +131,11 @@ def _check_sources(sources: list[Path], target: Path, link: bool) -> None:
             raise ValueError(f"{source} and the set {target} to be replaced overlap; give a source outside of it")
 
 
+def _check_pack_dir(pack_dir: Path, target: Path) -> None:
+    if pack_dir.resolve().is_relative_to(target.resolve()):
+        raise ValueError(f"the pack folder {pack_dir} lies in the set {target} itself; choose one outside of it")
+
+
 @contextmanager
 def _working_folder(root: Path, name: str) -> Iterator[Path]:
     """A hidden folder in `root`, on the same file system as the set, removed at the end however it comes."""
@@ -144,14 +156,20 @@ def _find(source: Path, unpacked: Path) -> list[Path]:
         extract_images(source, unpacked)
         source = unpacked
     found, seen = [], set()
-    for folder, inner, names in os.walk(source, followlinks=True):
+    for folder, inner, names in os.walk(source, onerror=_say_left_out, followlinks=True):
         if (real := os.path.realpath(folder)) in seen:  # a link back up would never end
             inner.clear()
             continue
         seen.add(real)
         inner[:] = sorted(each for each in inner if not each.startswith((".", "__MACOSX")))
-        found += [Path(folder, each) for each in sorted(names) if is_image_name(Path(each))]
+        images = [Path(folder, each) for each in sorted(names) if is_image_name(Path(each))]
+        # A link that leads nowhere is kept and reported as broken. A pipe or a device is not: reading it may never end.
+        found += [path for path in images if os.path.isfile(path) or not os.path.exists(path)]
     return found
+
+
+def _say_left_out(error: OSError) -> None:
+    logger.warning("%s cannot be read (%s) and is left out", printable(str(error.filename)), error.strerror)
 
 
 def _build(name: str, items: list[Item], working: Path, *, link: bool, missing: list[str], described: str) -> Prepared:
@@ -161,7 +179,7 @@ def _build(name: str, items: list[Item], working: Path, *, link: bool, missing: 
         try:
             image = _as_published(name, read_image(item.source), item.source)
         except (ValueError, FileNotFoundError, PermissionError) as error:
-            message = str(error).replace(f"{working}{os.sep}", "")
+            message = printable(str(error).replace(f"{working}{os.sep}", ""))
             broken.append(message.removesuffix("; replace or remove the file"))
             continue
         digests[item.place] = pixel_digest(image)
@@ -177,6 +195,18 @@ def _build(name: str, items: list[Item], working: Path, *, link: bool, missing: 
     if name in UNCOUNTED:
         made.notes.append(f"note: the paper gives no count for {name}; only readability was checked")
     return made
+
+
+def _pack(built: Path, target: Path, inner: str, pack_dir: str | Path) -> None:
+    """Pack `built`/`inner` as what it will be after the swap, `target`/`inner`."""
+    try:
+        # `target` itself may be a link, which the swap replaces.
+        open_store(built / inner, pack_dir, final_folder=target.parent.resolve() / target.name / inner)
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else error
+        raise OSError(f"{target} could not be packed in {pack_dir} ({reason}); the set is as it was before") from error
+    except ValueError as error:
+        raise ValueError(str(error).replace(str(built), str(target))) from error
 
 
 def _as_published(name: str, image: np.ndarray, source: Path) -> np.ndarray:

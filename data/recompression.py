@@ -1,6 +1,6 @@
-"""What may happen to a JPEG after it was coded: a second coding on another grid, or a change of size.
+"""What can happen to a JPEG after it was coded: a second coding on another grid, or a change of size.
 
-Whole images in, whole images out; both are local, so a region that reaches far enough around a crop gives its pixels.
+Both functions take and return whole images. Both are local: a region that is large enough gives the pixels of a crop.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from data.jpeg import compress
 
 
 def double_jpeg(coded: np.ndarray, second_quality: int, *, shift: tuple[int, int] = (0, 0)) -> np.ndarray:
-    """Cut a coded image at the top left, as an edit would, and code it again.
+    """Cut rows and columns off the top left of a coded image, as an edit does, and code it again.
 
     Args:
         coded: (H, W) or (H, W, 3) uint8, decoded from a JPEG.

@@ -1,7 +1,7 @@
 """BSDS500's three splits, as Berkeley published them: 200 training, 100 validation and 200 test images.
 
-Which image belongs where is decided by file name alone, so a training folder offered for testing is noticed however the
-folders are called.
+The file name alone decides which split an image belongs to. So a training folder that is offered for testing is
+noticed, whatever the folder is called.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""Training pixels decoded once into one memory-mapped uint8 file, so that a crop costs no image decoding.
+"""Training images, decoded once into one memory-mapped uint8 file. A crop then needs no image decoding.
 
-A pack is a folder `<pack_dir>/<name>-<digest>/` with `pixels.bin` (the RGB images one after the other) and `index.json`
-(file names, sizes, offsets). The digest covers the source's file names, sizes and times: change the photos and they are
-packed anew.
+A pack is a folder `<pack_dir>/<name>-<digest>/`. Its `pixels.bin` holds the RGB images one after the other, its
+`index.json` their file names, sizes and offsets. The digest covers names, sizes and times of the source files, so
+photos that have changed are packed again.
 """
 
 import copy
@@ -38,7 +38,7 @@ class PixelStore:
         return len(self.names)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        if self._pixels is None:  # opened late: a loader's worker process maps the file itself
+        if self._pixels is None:  # each worker process of a loader opens the map itself
             self._pixels = np.memmap(self.folder / "pixels.bin", dtype=np.uint8, mode="r")
         height, width = self.shapes[index]
         start = self._offsets[index]
@@ -54,37 +54,47 @@ class PixelStore:
         return self.__dict__ | {"_pixels": None}
 
 
-def open_store(folder: str | Path, pack_dir: str | Path = DEFAULT_PACK_DIR) -> PixelStore:
-    """The packed images of a folder, packed now if they are not, or no longer, there.
+def open_store(
+    folder: str | Path, pack_dir: str | Path = DEFAULT_PACK_DIR, *, final_folder: str | Path | None = None
+) -> PixelStore:
+    """The packed images of a folder. They are packed now if there is no pack, or an outdated one.
 
-    Several processes may call this at once: each writes a temporary folder, and the first to rename it wins.
+    Several processes may call this at once. Each writes a temporary folder, and the first to rename it wins.
+
+    Args:
+        final_folder: absolute path without links that `folder` will be renamed to afterwards. The pack is then the one
+            that is found for that folder.
 
     Raises:
         FileNotFoundError: if the folder is missing.
-        ValueError: if it holds no image, or one that cannot be read (named); nothing is left behind then.
+        ValueError: if it holds no image, or one that cannot be read; it is named, and nothing is left behind.
     """
     paths = list_images(folder)
-    target = Path(pack_dir) / f"{Path(folder).resolve().name}-{_digest(paths)}"
+    present = Path(folder).resolve()
+    final = present if final_folder is None else Path(final_folder)
+    target = Path(pack_dir) / f"{final.name}-{_digest(paths, present, final)}"
     if not (target / "index.json").exists():
-        _pack(paths, target)
+        _pack(paths, target, paths[0].parent if final_folder is None else final)
     return PixelStore(target)
 
 
-def _digest(paths: list[Path]) -> str:
+def _digest(paths: list[Path], present: Path, final: Path) -> str:
     digest = hashlib.sha256()
     for path in paths:
-        status = path.stat()
-        digest.update(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        status, place = path.stat(), path.resolve()
+        if place.parent == present:  # not so for a link: the file that it leads to stays where it is
+            place = final / place.name
+        digest.update(f"{place}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:12]
 
 
-def _pack(paths: list[Path], target: Path) -> None:
+def _pack(paths: list[Path], target: Path, described: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     working = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         names, shapes, offsets, position = [], [], [], 0
         with open(working / "pixels.bin", "wb") as file:
-            for path in tqdm(paths, desc=f"packing {paths[0].parent.name}", unit="image", disable=None, leave=False):
+            for path in tqdm(paths, desc=f"packing {described.name}", unit="image", disable=None, leave=False):
                 pixels = read_rgb(path)
                 names.append(path.name)
                 shapes.append(pixels.shape[:2])
@@ -98,6 +108,6 @@ def _pack(paths: list[Path], target: Path) -> None:
             if not (target / "index.json").exists():
                 raise
         else:
-            logger.info("packed %d images of %s, %.0f MB, into %s", len(names), paths[0].parent, position / 1e6, target)
+            logger.info("packed %d images of %s, %.0f MB, into %s", len(names), described, position / 1e6, target)
     finally:
         shutil.rmtree(working, ignore_errors=True)

@@ -15,8 +15,8 @@ def info_nce(
         keys: (N, D), rows of unit length; row i is the positive of query i. No gradient flows here.
         negatives: (K, D), rows of unit length. No gradient flows here.
         temperature: softmax temperature, > 0.
-        is_negative: (N, K) bool, which negatives count for which query; None: all of them. A query without any has a
-            loss of zero.
+        is_negative: (N, K) bool, says which negatives count for which query; None counts all. A query without negatives
+            has a loss of zero.
 
     Returns:
         Scalar mean over N, in nats, computed in float32. Equals log(K + 1) when all similarities are equal and all
@@ -42,18 +42,18 @@ def info_nce(
             f"got {tuple(is_negative.shape)}"
         )
     queries, keys, negatives = queries.float(), keys.detach().float(), negatives.detach().float()
-    with torch.autocast(queries.device.type, enabled=False):  # it would take the product in bfloat16 all the same
+    with torch.autocast(queries.device.type, enabled=False):  # autocast would compute the product in bfloat16
         positive = (queries * keys).sum(dim=1, keepdim=True)  # (N, 1)
         negative = queries @ negatives.T  # (N, K)
         if is_negative is not None:
             negative = negative.masked_fill(~is_negative, -torch.inf)
-        # DEVIATION: Eq. 1-2 sum the negatives alone in the denominator; MoCo, and the release, have the positive too.
+        # DEVIATION: the denominator of Eq. 1-2 has the negatives alone. MoCo and the release have the positive too.
         logits = torch.cat([positive, negative], dim=1) / temperature  # (N, 1 + K)
         return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
 
 
 def multi_positive_info_nce(queries: Tensor, keys: Tensor, is_positive: Tensor, *, temperature: float) -> Tensor:
-    """Contrastive loss of each query against keys of which any number are its positives.
+    """Contrastive loss where a query may have any number of positives among the keys.
 
     Args:
         queries: (N, D), rows of unit length.

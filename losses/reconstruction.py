@@ -18,14 +18,14 @@ def fft_loss(restored: Tensor, clean: Tensor, *, norm: str = "backward") -> Tens
     """Mean absolute difference of the real and imaginary parts of the 2-D Fourier transforms.
 
     Args:
-        restored: (N, C, H, W); transformed in float32 whatever its type, half precision would overflow.
+        restored: (N, C, H, W). The transform runs in float32: half precision would overflow.
         clean: same shape.
-        norm: scaling of the transform, as `torch.fft.fft2` names it. "backward" (none) is the paper's, after Cho et
-            al.; the loss then grows with the patch's side. "ortho" keeps its size apart from the patch's.
+        norm: scaling of the transform, as `torch.fft.fft2` names it. The paper's is "backward" (no scaling), after Cho
+            et al.: the loss then grows with the side of the patch. With "ortho" it does not.
 
     Source: Eq. (9) of the paper; Cho et al., MIMO-UNet (ICCV 2021).
     """
-    # The real input's transform is symmetric, but rfft2 would count the first and last column at half weight.
+    # Not rfft2: it drops the symmetric half, and the first and last column would count half as much as the others.
     spectrum = torch.fft.fft2(restored.float() - clean.float(), norm=norm)  # linear: one transform of the difference
     return torch.view_as_real(spectrum).abs().mean()
 

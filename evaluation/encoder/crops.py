@@ -1,7 +1,7 @@
-"""Crops of images that were coded at known qualities, under the conditions in which an encoder has to read them.
+"""Crops of images that were coded at known qualities, under several conditions.
 
-Every crop's randomness comes from (seed, image, quality, repeat, crop size): asking for more sizes, conditions or
-qualities changes no other crop.
+The place of a crop depends on (seed, image, quality, repeat, crop size) alone. More sizes, conditions or qualities
+change no other crop.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,7 +28,7 @@ MAX_SHIFT_PX = 7  # a shift by 8 would be on the grid again
 
 
 class Crops(NamedTuple):
-    """Square crops of coded images and what is known of them; one row for each image, quality and repeat."""
+    """Square crops of coded images, with their labels; one row for each image, quality and repeat."""
 
     pixels: np.ndarray  # (N, S, S) or (N, S, S, 3) uint8
     qualities: np.ndarray  # (N,) int64, of the first coding
@@ -41,10 +41,10 @@ class Drawing:
 
     Args:
         sizes_px: sides of the crops.
-        crops_per_image: of each image at each quality, every one at a place of its own.
-        second_quality: of the second coding, for `double`.
-        scale: of both sides, for `resized`.
-        seed: of places and shifts, at least 0.
+        crops_per_image: crops of each image at each quality, each at its own place.
+        second_quality: quality of the second coding, for `double`.
+        scale: scale of both sides, for `resized`.
+        seed: seed of places and shifts, at least 0.
         workers: threads that code images.
     """
 
@@ -59,7 +59,7 @@ class Drawing:
 def between(qualities: Iterable[int]) -> list[int]:
     """The qualities half-way between neighbours, and as far beyond both ends: 5, 15, ..., 95 for 10, 20, ..., 90.
 
-    Halves are rounded down. Left out is what is not within 1..100 or among the given ones; a single one has none.
+    Halves are rounded down. Qualities outside 1..100 and those given are left out. A single quality has none.
     """
     seen = sorted(set(qualities))
     if len(seen) < 2:
@@ -72,15 +72,15 @@ def between(qualities: Iterable[int]) -> list[int]:
 def draw_crops(
     image_set: ImageSet, channels: str, condition: str, qualities: Sequence[int], drawing: Drawing
 ) -> dict[int, Crops]:
-    """Crops of every image at every quality under one condition, by size in pixels.
+    """Crops of every image at every quality under one condition, keyed by their size in pixels.
 
     Args:
         channels: "gray" (luma as the protocol has it) or "color".
         condition: one of `CONDITIONS`.
-        qualities: of the JPEG coding that is to be read, 1..100.
+        qualities: of the JPEG coding that the encoder is to read, 1..100.
 
     Raises:
-        ValueError: if an image cannot be read, has other channels, or has no room for the crops; it is named.
+        ValueError: if an image cannot be read, has other channels, or has no room for the crops. The image is named.
     """
 
     def crops_of(index: int) -> list[list[np.ndarray]]:
@@ -103,10 +103,10 @@ def draw_crops(
 
 
 def check_room(path: Path, shape: tuple[int, ...], condition: str, size_px: int, drawing: Drawing) -> None:
-    """Refuse an image too small for crops under a condition.
+    """Refuse an image that is too small for crops under a condition.
 
     Raises:
-        ValueError: naming the image, and what is left of it under the condition.
+        ValueError: names the image and the size that is left of it under the condition.
     """
     height, width = shape[:2]
     if condition == "double":
@@ -122,7 +122,7 @@ def check_room(path: Path, shape: tuple[int, ...], condition: str, size_px: int,
 
 
 def _cut(coded: np.ndarray, condition: str, drawing: Drawing, key: tuple[int, ...]) -> list[np.ndarray]:
-    """One crop of each size of what a condition makes of a coded image."""
+    """Bring a coded image under a condition and cut one crop of each size from it."""
     if condition == "double":
         shift = np.random.default_rng([drawing.seed, *key]).integers(MAX_SHIFT_PX + 1, size=2)
         coded = double_jpeg(coded, drawing.second_quality, shift=tuple(shift))
@@ -141,7 +141,7 @@ def _corner(shape: tuple[int, ...], size_px: int, condition: str, rng: np.random
     if condition == "aligned":
         unit = COLOR_UNIT_PX if len(shape) == 3 else LUMA_UNIT_PX
         return unit * int(rng.integers(last_top // unit + 1)), unit * int(rng.integers(last_left // unit + 1))
-    while True:  # `check_room` saw to it that there is a place off the grid
+    while True:  # ends: `check_room` made sure that there is a place off the grid
         top, left = int(rng.integers(last_top + 1)), int(rng.integers(last_left + 1))
         is_on_grid = top % LUMA_UNIT_PX == 0 and left % LUMA_UNIT_PX == 0
         if not (is_on_grid and condition in ("offgrid", "unseen")):

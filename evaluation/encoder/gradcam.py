@@ -1,9 +1,9 @@
-"""The paper's Fig. 5: what the encoder makes of one image at several qualities: its feature maps, and Grad-CAM.
+"""The paper's Fig. 5: feature maps and Grad-CAM of one image at several qualities.
 
-Grad-CAM explains one number. The encoder has no classes to take it from, so the number is how much the image's
-representation resembles the mean one of its quality (cosine). It does not change with the representation's length, so
-before the negative part is cut off the map's mean is zero: it shows where the image pulls towards its quality, against
-where it pulls away, and not how well the quality is recognised, which is the number itself.
+Grad-CAM explains one number. A classifier has a score for each class; this encoder has no classes. The number used here
+is the cosine between the image's representation and the mean representation of its quality. The cosine ignores the
+length of the representation, so the map has mean zero before its negative part is cut off. The map shows where the
+image pulls towards its quality. It does not show how well the quality is recognised; the number itself does.
 
 Source: Fig. 5 of the paper; Selvaraju et al., Grad-CAM, ICCV 2017, Eq. 1-2.
 """
@@ -24,8 +24,8 @@ from evaluation.encoder.crops import Drawing, draw_crops
 from evaluation.encoder.neighbours import represent
 from evaluation.scores.image_sets import SET_FOLDERS, ImageSet
 
-MIN_SIDE_PX = 64  # E3 has 8x8 places there; below, there is nothing to see
-CLIPPED_SHARE = 0.002  # of a row's brightest places, so that a few at the border do not darken all others
+MIN_SIDE_PX = 64  # E3 then has 8x8 places; with fewer there is nothing to see
+CLIPPED_SHARE = 0.002  # of the brightest places of a row is clipped; a few at the border would darken all others
 
 Score = Callable[[Tensor], Tensor]  # representation (1, D) -> what Grad-CAM explains, a scalar
 
@@ -48,13 +48,14 @@ def columns_of(
     size_px: int,
     prototypes: Mapping[int, Tensor] | None = None,
 ) -> list[Column]:
-    """The columns of Fig. 5: the image coded at each quality, and its middle encoded.
+    """The columns of Fig. 5. The image is coded at each quality, and its middle is encoded.
 
     Args:
         encoder: in eval mode.
         clean: (H, W) or (H, W, 3) uint8, of the encoder's channels.
-        size_px: a longer side is cut to this, equally at both ends.
-        prototypes: by quality, from `quality_prototypes`. Without them Grad-CAM explains the representation's length.
+        size_px: a longer side is cut to this size, equally at both ends.
+        prototypes: by quality, from `quality_prototypes`. Without them, Grad-CAM explains the length of the
+            representation.
 
     Raises:
         ValueError: as `check_size`.
@@ -96,7 +97,7 @@ def find_image(name: str | None, data_root: str | Path) -> Path:
 
 
 def check_size(clean: np.ndarray, size_px: int, *, name: str | Path = "the image") -> None:
-    """Refuse an image, or what is to be cut of it, with a side under `MIN_SIDE_PX`. Raises ValueError."""
+    """Refuse an image or a cut with a side under `MIN_SIDE_PX`. Raises ValueError."""
     height, width = clean.shape[:2]
     if size_px < MIN_SIDE_PX:
         raise ValueError(f"--size must be at least {MIN_SIDE_PX} pixels, got {size_px}")
@@ -119,14 +120,15 @@ def resemblance(prototype: Tensor) -> Score:
 
 
 def explain(encoder: nn.Module, x: Tensor, score: Score) -> tuple[list[Tensor], Tensor, float]:
-    """Run the encoder once: its feature maps, and where in the last of them a score of the representation comes from.
+    """Run the encoder once. Returns its feature maps and, by Grad-CAM, the places in E3 that a score comes from.
 
     Args:
-        encoder: maps (1, C, H, W) to (representation, [E0, ..., E3]), the one being a function of E3; it may be frozen.
+        encoder: maps (1, C, H, W) to (representation, [E0, ..., E3]). It may be frozen. The representation is a
+            function of E3.
         x: (1, C, H, W) in [0, 1].
 
     Returns:
-        E0..E3 without history; Grad-CAM, (h, w) of E3's size, >= 0; the score.
+        E0..E3 without gradient history; Grad-CAM, (h, w), the size of E3, >= 0; and the score.
     """
     with torch.enable_grad():
         representation, features = encoder(x.detach().requires_grad_())
@@ -143,12 +145,12 @@ def mean_magnitudes(features: Sequence[Tensor]) -> list[np.ndarray]:
 
 
 def upper_limit(maps: Sequence[np.ndarray]) -> float:
-    """The white of one row: what only `CLIPPED_SHARE` of the places of all its maps exceed. Black is zero."""
+    """The value drawn white in a row of maps; only `CLIPPED_SHARE` of all places exceed it. Black is zero."""
     return float(np.quantile(np.concatenate([values.ravel() for values in maps]), 1 - CLIPPED_SHARE)) or 1.0
 
 
 def describe(columns: Sequence[Column]) -> dict:
-    """The numbers of the figure, for JSON."""
+    """The numbers behind the figure, for JSON."""
     num_maps = len(columns[0].maps)
     return {
         "scales": {f"E{k}": [0.0, upper_limit([column.maps[k] for column in columns])] for k in range(num_maps)},

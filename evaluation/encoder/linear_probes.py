@@ -1,4 +1,4 @@
-"""Reading qualities off representations: linear probes, clustering figures; and re-encoding, which learns nothing."""
+"""Reads qualities off representations: linear probes and clustering scores. Re-encoding reads them without learning."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +20,7 @@ NUM_FOLDS = 5
 
 
 class Probes(NamedTuple):
-    """Linear readers of a representation, both on columns standardised over the rows that they were fitted on."""
+    """Linear readers of a representation. Both standardise its columns over the rows that they were fitted on."""
 
     classifier: BaseEstimator  # logistic regression, one class a quality
     ridge: BaseEstimator  # ridge regression, to the quality as a number
@@ -29,13 +29,13 @@ class Probes(NamedTuple):
 def fit_probes(rows: np.ndarray, qualities: np.ndarray, images: np.ndarray) -> Probes:
     """Fit both probes.
 
-    The ridge's strength is the one of `RIDGE_ALPHAS` with the least absolute error in cross-validation; a fold leaves
-    whole images out, so that knowing an image does not help.
+    Cross-validation chooses the strength of the ridge among `RIDGE_ALPHAS`, by the least absolute error. A fold leaves
+    whole images out, so knowing an image does not help.
 
     Args:
         rows: (N, D) representations, as the encoder gives them.
-        qualities: (N,) labels, of two qualities or more.
-        images: (N,) which image each row is of; two images or more.
+        qualities: (N,) labels; two qualities or more.
+        images: (N,) the image of each row; two images or more.
     """
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=5000))
     search = GridSearchCV(
@@ -44,13 +44,13 @@ def fit_probes(rows: np.ndarray, qualities: np.ndarray, images: np.ndarray) -> P
         cv=GroupKFold(min(NUM_FOLDS, len(np.unique(images)))),
         scoring="neg_mean_absolute_error",
     )
-    with threadpool_limits(1):  # matrices this small go ten times slower where threads wait for a busy core
+    with threadpool_limits(1):  # with several threads and a busy core, such small matrices take ten times as long
         ridge = search.fit(rows, qualities, groups=images).best_estimator_
         return Probes(classifier.fit(rows, qualities), ridge)
 
 
 def probe_scores(probes: Probes, rows: np.ndarray, qualities: np.ndarray) -> dict[str, float]:
-    """What the probes read off rows they were not fitted on.
+    """Scores of the probes on rows that they were not fitted on.
 
     Returns:
         "probe_accuracy": share of rows whose quality the classifier names. "quality_mae": mean absolute error of the
@@ -71,12 +71,12 @@ def clustering(rows: np.ndarray, qualities: np.ndarray) -> dict[str, float]:
         qualities: (N,) labels, of two qualities or more.
 
     Returns:
-        "silhouette": -1..1, the higher the better. "calinski_harabasz": dispersion between the qualities over that
-        within them, from 0 up; infinite where all rows of a quality are one point, 0 where all rows are.
+        "silhouette": -1..1, higher is better. "calinski_harabasz": dispersion between the qualities divided by the
+        dispersion within them, from 0 up. It is infinite where each quality is one point, and 0 where all rows are.
     """
     groups = [rows[qualities == quality] for quality in np.unique(qualities)]
     is_one_point_each = all((group == group[0]).all() for group in groups)
-    if is_one_point_each:  # scikit-learn answers 1.0 here, which would read as a poor figure
+    if is_one_point_each:  # scikit-learn answers 1.0 here, which reads as a poor score
         dispersion = 0.0 if (rows == rows[0]).all() else np.inf
     else:
         dispersion = float(calinski_harabasz_score(rows, qualities))
@@ -86,8 +86,8 @@ def clustering(rows: np.ndarray, qualities: np.ndarray) -> dict[str, float]:
 def reencoded_quality(pixels: np.ndarray, candidates: Sequence[int], *, workers: int = 1) -> np.ndarray:
     """The quality at which coding an image once more changes its pixels least (mean squared change).
 
-    An image cut on the JPEG grid hardly changes at its own quality. It may not change at finer ones either, so among
-    equals the lowest quality, which has the coarsest steps, is the one that made it.
+    An image cut on the JPEG grid hardly changes at its own quality. It may not change at finer qualities either. So
+    among equal ones the lowest quality, which has the coarsest steps, is the answer.
 
     Args:
         pixels: (N, H, W) or (N, H, W, 3) uint8.

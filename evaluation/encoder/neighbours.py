@@ -1,4 +1,4 @@
-"""How well a representation tells compression qualities apart: nearest neighbours of other images, content check."""
+"""How well a representation tells qualities apart: nearest neighbours from other images, and a check on content."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from data.store import PixelStore
 def quality_crops(
     store: PixelStore, qualities: Sequence[int], *, channels: int, crop_size_px: int, seed: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One crop of every image at every quality, at a place of its own, anywhere: hardly ever on the coding grid.
+    """One crop of every image at every quality. Each has its own random place, hardly ever on the coding grid.
 
     Returns:
         crops (N, C, crop_size_px, crop_size_px) in [0, 1], their qualities (N,), the index of their image (N,).
@@ -49,7 +49,7 @@ def represent(encoder: nn.Module, crops: Tensor, *, batch_size: int = 32) -> Ten
 def knn_quality(
     representations: Tensor, qualities: Tensor, images: Tensor, *, num_neighbours: int = 5
 ) -> dict[str, float]:
-    """Quality read off the nearest neighbours, by cosine, that belong to other images.
+    """Quality read off the nearest neighbours, by cosine, among the rows of other images.
 
     Args:
         representations: (N, D), rows of unit length.
@@ -65,8 +65,8 @@ def knn_quality_of_readings(
 ) -> dict[str, float]:
     """The same for one number an image, by absolute difference.
 
-    Many readings are equal. The rows are put in a random order first, so that no quality is the nearest among equals
-    for standing first.
+    Many readings are equal. The rows are put in random order first, so that the order of the qualities does not decide
+    between equal ones.
 
     Args:
         readings: (N,).
@@ -80,13 +80,13 @@ def knn_quality_of_readings(
 
 
 def vote(distances: Tensor, qualities: Tensor, images: Tensor, *, num_neighbours: int = 5) -> dict[str, float]:
-    """Quality read off the nearest rows that belong to other images.
+    """Quality read off the nearest rows of other images.
 
     Args:
-        distances: (N, N) floating point, between the rows; any increasing function of them will do.
+        distances: (N, N) floating point, between the rows, or any increasing function of the distances.
         qualities: (N,) labels.
-        images: (N,) which image each row is of; neighbours of the same image do not count.
-        num_neighbours: how many vote, fewer where the other images have no more rows; ties go to the lower quality.
+        images: (N,) the image of each row; neighbours of the same image do not count.
+        num_neighbours: how many vote; fewer where the other images have fewer rows. Ties go to the lower quality.
 
     Returns:
         "knn_accuracy": share of rows whose neighbours' most frequent quality is theirs.
@@ -109,7 +109,7 @@ def vote(distances: Tensor, qualities: Tensor, images: Tensor, *, num_neighbours
 
 
 def content_check(distances: Tensor, qualities: Tensor, images: Tensor) -> dict[str, float]:
-    """Whether what an image shows weighs more than its quality: two kinds of pairs, and how far apart they are.
+    """Whether the content of an image weighs more than its quality: the distances of two kinds of pairs.
 
     Args:
         distances: (N, N) between the rows: 1 - cosine of representations, absolute difference of readings.

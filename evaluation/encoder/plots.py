@@ -1,6 +1,7 @@
-"""The paper's Fig. 2 and Fig. 5 drawn; what they show comes from `tsne` and `gradcam`.
+"""Draws the paper's Fig. 2 and Fig. 5. Their content comes from `tsne` and `gradcam`.
 
-Readable in black and white: qualities differ by marker, brightness and a number beside each cluster; maps are gray.
+They are readable in black and white: qualities differ by marker, brightness and a number beside each cluster, and maps
+are gray.
 """
 
 from collections.abc import Sequence
@@ -56,8 +57,8 @@ def tsne_figure(panels: Sequence[Panel]) -> Figure:
 def maps_figure(columns: Sequence[Column], *, score_name: str = "cosine") -> Figure:
     """A column for each quality: the coded image, E0..E3 and Grad-CAM.
 
-    A row of feature maps has one scale, so its maps compare. Grad-CAM has a scale for each map, up to its own maximum,
-    as is usual: only places compare there.
+    The feature maps of a row have one scale, so they can be compared. Each Grad-CAM map has its own scale up to its
+    maximum, as is usual: only its places can be compared.
     """
     height, width = columns[0].image.shape[:2]
     num_maps = len(columns[0].maps)
@@ -86,14 +87,14 @@ def maps_figure(columns: Sequence[Column], *, score_name: str = "cosine") -> Fig
 
 
 def moved_apart(places: np.ndarray, extent: np.ndarray) -> np.ndarray:
-    """Places of numbers, those that would cover each other moved apart upwards and downwards.
+    """Places of numbers, moved up or down where they would cover each other.
 
     Args:
         places: (K, 2).
-        extent: (2,), width and height of all that is drawn, in the same unit.
+        extent: (2,), width and height of the whole plot, in the same unit.
 
     Returns:
-        (K, 2), apart by `NUMBER_SIZE` in one direction at least, unless too many are crowded together.
+        (K, 2), at least `NUMBER_SIZE` apart in one direction, unless too many are crowded together.
     """
     relative = places / extent
     for _ in range(100):

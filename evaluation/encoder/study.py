@@ -1,7 +1,7 @@
-"""What `represent` measures: an encoder's representations on sets of images, under conditions, at qualities.
+"""The plan of a study of an encoder: which sets of images, conditions and qualities are measured.
 
-Neighbours, clusters and the content check are within a tested set. Probes are fitted on other images, the probe
-images, under the same condition, and read the tested set.
+Neighbours, clusters and the content check use the tested set alone. Probes are fitted on other images, the probe
+images, under the same condition, and then read the tested set.
 """
 
 import hashlib
@@ -110,7 +110,7 @@ def check_images(sets: Sequence[ImageSet], probe_images: ImageSet | None, plan: 
 
 
 def describe(plan: Plan, probe_images: ImageSet | None, kinds: Sequence[str]) -> dict:
-    """Everything that decides the figures but the weights and the libraries, in words and numbers, for the JSON."""
+    """Everything that decides the scores, apart from weights and libraries, in words and numbers, for the JSON."""
     drawing = plan.drawing
     return {
         "images": IMAGES[plan.channels],
@@ -130,7 +130,7 @@ def describe(plan: Plan, probe_images: ImageSet | None, kinds: Sequence[str]) ->
 
 
 def chance(qualities: Sequence[int]) -> dict[str, float]:
-    """What knowing nothing scores: the accuracy of any guess, the mean error of always answering the middle."""
+    """The scores of a reader that knows nothing: accuracy of a guess, mean error of always answering the middle."""
     error = float(np.mean(np.abs(np.array(qualities) - np.median(qualities))))
     return {"accuracy": 1 / len(qualities), "quality_mae": error}
 
@@ -141,7 +141,7 @@ def listed(qualities: Sequence[int]) -> str:
 
 
 def _digest(path: Path, plan: Plan) -> bytes:
-    """What an image's pixels are known by, once it is seen to have room for the crops."""
+    """A digest of an image's pixels; refuses an image without room for the crops."""
     image = read_clean(path, plan.channels)
     for condition in plan.conditions:
         for size_px in plan.drawing.sizes_px:

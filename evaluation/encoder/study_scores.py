@@ -1,4 +1,4 @@
-"""The figures of a study: every kind of representation on every set under every condition, and the tables of them."""
+"""The scores of a study: every kind of representation on every set under every condition, and their tables."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -43,14 +43,14 @@ def measure(
     name: str,
     with_reencode: bool,
 ) -> dict:
-    """All figures.
+    """All scores.
 
     Args:
         encoders: by kind.
         read: runs an encoder.
-        sets: to be tested.
-        probe_images: to fit probes on; None where there are no encoders.
-        name: the encoder's, for the result.
+        sets: the tested sets.
+        probe_images: images that probes are fitted on; None where there are no encoders.
+        name: the name of the encoder in the result.
         with_reencode: whether `reencode` is measured beside the encoders.
 
     Returns:
@@ -102,7 +102,7 @@ def measure(
 
 
 def score_rows(rows: Tensor, probes: Probes, crops: Crops) -> dict[str, float]:
-    """The figures of representations (N, D): probes on them as they are, all else on rows of unit length."""
+    """The scores of representations (N, D). Probes read them as they are; everything else uses rows of unit length."""
     qualities, images = torch.from_numpy(crops.qualities), torch.from_numpy(crops.images)
     unit = F.normalize(rows.double(), dim=1)
     return {
@@ -115,7 +115,7 @@ def score_rows(rows: Tensor, probes: Probes, crops: Crops) -> dict[str, float]:
 
 
 def score_readings(readings: np.ndarray, crops: Crops, *, seed: int) -> dict[str, float]:
-    """The same of one number an image, which is estimate and representation; distances are absolute differences."""
+    """The same for one number an image: it is estimate and representation, and distances are absolute differences."""
     qualities, images = torch.from_numpy(crops.qualities), torch.from_numpy(crops.images)
     numbers = torch.from_numpy(readings).double()
     return {

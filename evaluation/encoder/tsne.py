@@ -1,8 +1,8 @@
-"""The points of the paper's Fig. 2: t-SNE of representations, where an encoder that reads qualities makes clusters.
+"""The points of the paper's Fig. 2: t-SNE of representations. An encoder that reads qualities makes clusters.
 
-Four panels. (a) and (b) are qualities 10, 20, ..., 100; the paper does not say what sets them apart. Here (a) has crops
-off the JPEG grid and (b) crops on it, where the fixed phase of the blocks makes quality easier to see. (c) are the
-qualities between, 5, 15, ..., 95, off the grid. (d) are photos of unknown quality, placed among the crops of (a).
+There are four panels. (a) and (b) show qualities 10, 20, ..., 100; the paper does not say how they differ. Here (a) has
+crops off the JPEG grid. (b) has crops on it, where the fixed phase of the blocks makes quality easier to see. (c) shows
+the qualities between, 5, 15, ..., 95, off the grid. (d) shows photos of unknown quality among the crops of (a).
 
 Source: Fig. 2 of the paper; van der Maaten and Hinton, Visualizing Data using t-SNE, JMLR 2008.
 """
@@ -26,13 +26,13 @@ from evaluation.scores.image_sets import ImageSet
 
 SEEN = tuple(range(10, 101, 10))
 UNSEEN = tuple(range(5, 96, 10))
-PHOTO = 0  # stands for the unknown quality of a photo; JPEG has none of this number
+PHOTO = 0  # stands for the unknown quality of a photo; no JPEG quality has this number
 PHOTO_CROPS = 4
-THUMBNAIL_PX = 32  # the middle of a crop, pixel for pixel: shrinking it would hide what is to be seen
+THUMBNAIL_PX = 32  # side of the middle of a crop; shrinking the whole crop would hide the artifacts
 
 
 class Panel(NamedTuple):
-    """One embedding: N crops, what they are, their representations and their places."""
+    """One embedding of N crops: their labels, pixels, representations and places."""
 
     letter: str
     title: str
@@ -57,14 +57,14 @@ def embed_panels(
 
     Args:
         encoder: in eval mode.
-        images: to be coded at the qualities; one crop of each image at each quality.
-        photos: JPEG files as they are; `PHOTO_CROPS` crops of each, anywhere.
+        images: they are coded at the qualities; one crop of each image at each quality.
+        photos: JPEG files as they are; `PHOTO_CROPS` crops of each, from any place.
         channels: "gray" or "color".
-        drawing: of the crops, of one size; its seed is t-SNE's as well.
+        drawing: how the crops, of one size, are drawn. t-SNE uses its seed too.
         perplexity: of t-SNE, below the number of crops of a panel.
 
     Raises:
-        ValueError: if the perplexity is too large; if an image cannot be read, has other channels or is too small.
+        ValueError: if the perplexity is too large, or if an image cannot be read, has other channels or is too small.
     """
     num_crops = len(images.paths) * len(SEEN)
     if perplexity >= num_crops:
@@ -73,7 +73,7 @@ def embed_panels(
             f"{len(SEEN)} qualities), got {perplexity}; lower it, or give more images"
         )
     (size_px,) = drawing.sizes_px
-    photo_crops = _photo_crops(photos, channels, drawing) if photos else None  # first: an unfit photo stops it all
+    photo_crops = _photo_crops(photos, channels, drawing) if photos else None  # first: an unfit photo stops everything
     grid = "8x8" if channels == "gray" else "16x16"
     panels = []
     for letter, condition, qualities, title in (
@@ -98,7 +98,7 @@ def embed_panels(
 
 
 def tsne(rows: Tensor, *, perplexity: float, seed: int) -> np.ndarray:
-    """(N, D) rows of unit length -> (N, 2) places; on unit rows the Euclidean order is the cosine's."""
+    """(N, D) rows of unit length -> (N, 2) places. For unit rows, Euclidean and cosine distance have one order."""
     method = TSNE(n_components=2, perplexity=perplexity, init="pca", learning_rate="auto", random_state=seed)
     return method.fit_transform(rows.numpy())
 
@@ -127,9 +127,9 @@ def check_projector(folder: str | Path) -> None:
 
 
 def write_projector(folder: str | Path, panels: Sequence[Panel]) -> None:
-    """The representations for TensorBoard's projector (`tensorboard --logdir folder`), whole or not at all.
+    """Write the representations for TensorBoard's projector (`tensorboard --logdir folder`), all or nothing.
 
-    One embedding a panel, each crop with its quality, its image's name and a picture of its middle. Errors as
+    Each panel is one embedding. Each crop has its quality, the name of its image and a picture of its middle. Errors as
     `check_projector`.
     """
     check_projector(folder)
@@ -147,7 +147,7 @@ def write_projector(folder: str | Path, panels: Sequence[Panel]) -> None:
 
 
 def _photo_crops(photos: ImageSet, channels: str, drawing: Drawing) -> tuple[list[str], Tensor]:
-    """Names and (N, C, S, S) uint8 crops of photos as they are: luma in JFIF's range, in which they were coded."""
+    """Names and (N, C, S, S) uint8 crops of photos as they are. Luma has JFIF's range, in which photos are coded."""
     (size_px,) = drawing.sizes_px
     names, crops = [], []
     for index, path in enumerate(photos.paths):

@@ -1,7 +1,7 @@
-"""Training samples per second and core: stage 2's data set against the way loaders of this field work.
+"""Training samples per second and core: our data set of stage 2 against the usual way of this field.
 
-Both cut patches out of the same 2K images: photos that come with scikit-image, enlarged. Enlarged photos make smaller
-PNGs than photos of that size, and theirs are decoded sooner for it: the ratio is rather too low than too high.
+Both cut patches from the same 2K images: enlarged photos that come with scikit-image. Enlarged photos make smaller PNGs
+than real 2K photos, and smaller PNGs decode faster. So the ratio is too low rather than too high.
 """
 
 import tempfile
@@ -26,11 +26,11 @@ from evaluation.speed.ratios import rates_row
 
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png")  # of scikit-image's own package
 SIZE_PX = (2040, 1356)  # width and height, as many images of DIV2K have
-OURS_PER_ROUND = 20  # samples, to one of the baseline, which takes so much longer
+OURS_PER_ROUND = 20  # our samples in a round; the baseline makes one, which takes much longer
 
 
 def loader_rows(num_rounds: int, *, size_px: tuple[int, int] = SIZE_PX, config: DataConfig | None = None) -> list[dict]:
-    """A row for luma and one for colour, of images of this width and height; patches as `config` says, 256 pixels."""
+    """A row for luma and one for colour, from images of this width and height. Patches are `config`'s (256 pixels)."""
     config = config or DataConfig()
     with tempfile.TemporaryDirectory() as working:
         folder = Path(working) / "photos"
@@ -49,7 +49,7 @@ def loader_rows(num_rounds: int, *, size_px: tuple[int, int] = SIZE_PX, config: 
 
 
 def field_sample(paths: Sequence[Path], dataset: RestorationPatches, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """A degraded and a clean patch, (C, P, P) in [0, 1], made as usual: the whole image is decoded for one crop."""
+    """A degraded and a clean patch, (C, P, P) in [0, 1], made the usual way: decode a whole image for one crop."""
     config = dataset.config
     with Image.open(paths[rng.integers(len(paths))]) as file:
         image = np.asarray(file.convert("RGB"))

@@ -1,7 +1,7 @@
-"""Training steps and inference of our networks against the released architecture as PyTorch runs it by default.
+"""Training steps and inference of our networks, against the released architecture as PyTorch runs it by default.
 
-Each case runs in a process of its own, which tells its peak memory apart, and the processes of one kind run in turns,
-which spreads a noisy machine's moods over all of them.
+Each case runs in its own process, so that its peak memory can be measured. Processes of one kind run in turns, so that
+the noise of a machine affects all of them alike.
 """
 
 import json
@@ -31,7 +31,7 @@ BASELINE, PEAK = "release", "matmul"
 
 
 def usual_cases(batch_size: int, size_px: int, device: torch.device, *, compile_step: bool | str) -> dict[str, Case]:
-    """Our networks for luma as their configs have them, by name, and the released one under `BASELINE`; all "step"."""
+    """Our luma networks as their configs have them, by name, and the released one as `BASELINE`; all of kind "step"."""
     shared = {"kind": "step", "batch_size": batch_size, "size_px": size_px, "device": device.type}
     released = NetworkConfig("paper", paper=PaperOptions(released_fusion=True)).described()
     cases = {BASELINE: Case(is_ours=False, network=released, encoder={"in_channels": 1}, **shared)}
@@ -39,17 +39,17 @@ def usual_cases(batch_size: int, size_px: int, device: torch.device, *, compile_
         config = yaml.safe_load((ROOT / "configs" / "restorer" / f"{stem}.yaml").read_text())
         network = config["network"]
         described = NetworkConfig.of(network["name"], network.get(network["name"], {})).described()
-        file = ROOT / config["encoder"]  # the paper's is not shipped, and is of the default size
+        file = ROOT / config["encoder"]  # the paper's encoder is not shipped; it has the default size
         encoder = encoder_architecture(load_encoder(file) if file.is_file() else QualityEncoder(1))
         cases[name] = Case(is_ours=True, network=described, encoder=encoder, compile=compile_step, **shared)
     return cases
 
 
 def network_rows(cases: Mapping[str, Case], num_rounds: int) -> tuple[list[dict], dict[str, str]]:
-    """All rows on the networks, and what each case ran in.
+    """All rows on the networks, and the settings of each case.
 
     Args:
-        cases: by name, one of them `BASELINE`.
+        cases: by name; one of them is `BASELINE`.
         num_rounds: how often each case runs, in turns with the others.
 
     Raises:
@@ -80,8 +80,8 @@ def network_rows(cases: Mapping[str, Case], num_rounds: int) -> tuple[list[dict]
 
 
 def operations(case: Case) -> int:
-    """Floating-point operations of a case's convolutions, two to a multiply-accumulate; a step's backward pass too."""
-    with torch.device("meta"):  # shapes suffice: nothing is computed
+    """Operations of a case's convolutions, two for a multiply-accumulate; with a step's backward pass."""
+    with torch.device("meta"):  # only shapes are needed; nothing is computed
         network = build_network(case)
         images = torch.empty(case.batch_size, network.channels, case.size_px, case.size_px)
     is_step = case.kind == "step"
@@ -93,7 +93,7 @@ def operations(case: Case) -> int:
 
 
 def run_in_turns(cases: Mapping[str, Case], num_rounds: int, title: str) -> dict[str, list[Reading]]:
-    """`num_rounds` readings of each case, by name, after a round that is not counted.
+    """`num_rounds` readings of each case, by name. A first round is not counted.
 
     Raises:
         ValueError: if a case does not fit into memory.
@@ -110,14 +110,14 @@ def run_in_turns(cases: Mapping[str, Case], num_rounds: int, title: str) -> dict
 
 @contextmanager
 def _worker(case: Case) -> Iterator[subprocess.Popen]:
-    """A process that waits to run the case, ended with the context."""
+    """A process that waits to run the case. It ends with the context."""
     process = subprocess.Popen(
         [sys.executable, "-c", "from evaluation.speed.worker import main; main()"],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # Ctrl-C is ours to handle
+        start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the others
     )
     with process:  # which closes the pipes and waits for the end
         try:

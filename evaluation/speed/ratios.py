@@ -1,6 +1,6 @@
-"""Speed as ratios: two ways of doing one thing, measured in turns in one run, because machines differ and are noisy.
+"""Speed as ratios. Two ways of doing one thing are measured in turns in one run, because machines differ and are noisy.
 
-The loader is measured in `evaluation.speed.loader`, the networks in `evaluation.speed.networks`.
+`evaluation.speed.loader` measures the loader, `evaluation.speed.networks` the networks.
 """
 
 import os
@@ -20,15 +20,15 @@ from evaluation.report import Section
 def rates_row(
     name: str, ours: Sequence[float], baseline: Sequence[float], unit: str, *, work: float = 1, baseline_work: float = 1
 ) -> dict:
-    """A row of the benchmark: how much of something is done in a second, ours over the baseline.
+    """A row of the benchmark: work per second, ours over the baseline.
 
     Args:
         name: what is measured, and against what.
-        ours: seconds of one piece of work, one figure for each round.
-        baseline: the same, in the same rounds.
-        unit: of the rates.
-        work: how much of the unit one piece of ours is.
-        baseline_work: how much of the unit one piece of the baseline is.
+        ours: seconds of one piece of work, one number for each round.
+        baseline: the same for the baseline, in the same rounds.
+        unit: unit of the rates.
+        work: size of one piece of our work, in that unit.
+        baseline_work: size of one piece of the baseline's work.
 
     Returns:
         {"name", "ours", "baseline", "unit", "ratio", "spread", "rounds"}: the rates are work by the median of the
@@ -52,7 +52,7 @@ def rates_row(
 
 
 def memory_row(name: str, ours: int, baseline: int) -> dict:
-    """A row on peak memory, in bytes: measured once, so without a spread; the smaller the ratio the better."""
+    """A row on peak memory, given in bytes. It is measured once, so it has no spread. A smaller ratio is better."""
     megabytes, baseline_megabytes = ours / 1e6, baseline / 1e6
     return {
         "name": name,
@@ -66,7 +66,7 @@ def memory_row(name: str, ours: int, baseline: int) -> dict:
 
 
 def section(result: dict) -> Section:
-    """The table of a result, {"machine", "versions", "date", "settings", "rows"}, and below it the circumstances."""
+    """The table of a result, {"machine", "versions", "date", "settings", "rows"}, with the circumstances below it."""
     rows = [["", "ours", "baseline", "unit", "ratio", "lowest..highest"]]
     for row in result["rows"]:
         spread = "-" if row["spread"] is None else "..".join(f"{ratio:.3g}" for ratio in row["spread"])

@@ -11,7 +11,7 @@ NUM_REPEATS = 7
 
 @torch.inference_mode()
 def megapixels_per_second(network: nn.Module, x: Tensor) -> float:
-    """Median speed of a network on a batch of images, after one run that is not counted.
+    """Median speed of a network on a batch of images. A first run is not counted.
 
     Args:
         network: on the device of x; it runs in the precision of the surrounding autocast.
@@ -25,7 +25,7 @@ def megapixels_per_second(network: nn.Module, x: Tensor) -> float:
 
 
 def _seconds(network: nn.Module, x: Tensor) -> float:
-    """How long one run takes. A GPU works on after the call has returned, so it is waited for."""
+    """Seconds of one run. A GPU still works when the call returns, so we wait for it."""
     _wait(x.device)
     started = perf_counter()
     network(x)

@@ -1,7 +1,7 @@
-"""One network, or a matrix product, run over and over in a process of its own: its time, and its peak memory.
+"""Runs one network, or a matrix product, again and again in a process of its own; measures time and peak memory.
 
-`evaluation.speed.networks` starts such processes and lets them run in turns. What is said between them are lines of
-JSON: a `Case` first, then "go" for each round, answered by a `Reading` or an `{"error": ...}`.
+`evaluation.speed.networks` starts such processes and lets them run in turns. They exchange lines of JSON: a `Case`
+first, then "go" for each round, answered by a `Reading` or an `{"error": ...}`.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from restoration.networks import NetworkConfig, build_restorer
 from restoration.networks.restorer import Restorer
 from restoration.objective import RestorationObjective
 
-ROUND_SECONDS = 1.0  # a round repeats what is shorter
+ROUND_SECONDS = 1.0  # a round repeats a shorter call
 MAX_CALLS = 100
 MATMUL_SIDE = {"cuda": 8192, "cpu": 1536}
 MEMORY_MESSAGES = ("out of memory", "not enough memory", "can't allocate memory")
@@ -40,7 +40,7 @@ class Case:
 
     Args:
         kind: a training step, a forward pass, or a matrix product in the type that our settings choose.
-        is_ours: our settings, or eager float32 in NCHW with PyTorch's defaults.
+        is_ours: True for our settings; False for eager float32 in NCHW with PyTorch's defaults.
         network: `NetworkConfig.described()`; unused by "matmul", as is `encoder`.
         encoder: arguments of `QualityEncoder`.
         batch_size: images.
@@ -61,7 +61,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Reading:
-    """One round: seconds of one call, peak memory since the start in bytes, and what the calls ran in."""
+    """One round: seconds of one call, peak memory since the start in bytes, and the settings of the calls."""
 
     seconds: float
     peak_bytes: int
@@ -79,20 +79,20 @@ class Runner:
         self.model: nn.Module | None = None
         self.call = {"step": self._step, "inference": self._inference, "matmul": self._matmul}[case.kind]()
         self.call_seconds = self._timed(1)
-        if self.call_seconds < ROUND_SECONDS:  # the first call is slow; where calls are long that matters little
+        if self.call_seconds < ROUND_SECONDS:  # the first call is slow, which matters little where calls are long
             self.call_seconds = self._timed(1)
         if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)  # finding out what to run may have taken more
+            torch.cuda.reset_peak_memory_stats(self.device)  # choosing algorithms may have taken more
 
     def round(self) -> Reading:
         """Run for about `ROUND_SECONDS`, at least once."""
         num_calls = min(MAX_CALLS, math.ceil(ROUND_SECONDS / self.call_seconds))
         if num_calls > 1:
-            self._timed(1)  # others have run meanwhile
+            self._timed(1)  # warm up: other processes have run meanwhile
         seconds = self._timed(num_calls) / num_calls
         reading = Reading(seconds, self._peak_bytes(), self._settings())
         if self.device.type == "cuda":
-            torch.cuda.empty_cache()  # the memory is the next process's
+            torch.cuda.empty_cache()  # the next process needs the memory
         return reading
 
     def _timed(self, num_calls: int) -> float:
@@ -159,7 +159,7 @@ class Runner:
 
 
 def build_network(case: Case) -> Restorer:
-    """The case's network, untrained: weights do not change its speed."""
+    """The case's network, untrained: its weights do not matter for speed."""
     config = NetworkConfig.of(case.network["name"], case.network["options"])
     return build_restorer(config, QualityEncoder(**case.encoder), case.encoder["in_channels"])
 
@@ -174,9 +174,9 @@ def host_bytes(name: str) -> int:
 
 
 def main() -> None:
-    """Serve one case; ends with the end of the input."""
+    """Serve one case until the input ends."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
-    sys.stdout = sys.stderr  # a library that prints must not speak in between
+    sys.stdout = sys.stderr  # what a library prints must not mix with the answers
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     case = Case(**json.loads(sys.stdin.readline()))
     runner = None

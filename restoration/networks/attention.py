@@ -28,7 +28,7 @@ class MaskBranch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         before = self.before(x)
         height, width = x.shape[-2:]
-        # Up doubles what down rounded up: an odd side comes back one pixel longer, which is cut off.
+        # An odd side comes back one pixel longer, because `down` rounds up. That pixel is cut off.
         widened = self.up(self.middle(self.down(before)))[..., :height, :width]
         return torch.sigmoid(self.project(self.after(before + widened)))
 

@@ -1,11 +1,11 @@
 """The fast network: the paper's idea, each encoder feature fused at its own scale in a U-shaped decoder.
 
-The paper's network blows E1..E3 up to full size and works there, at 570 GMAC for 256x256 pixels. Here the trunk starts
-at half size (2x2 pixels become channels, losslessly), goes down to 1/8, and on the way up meets E3, E2' and E1' at the
-scales at which the encoder made them, each in an invertible module (Eq. 5-7).
+The paper's network enlarges E1..E3 to full size and works there; that takes 570 GMAC for 256x256 pixels. Here the trunk
+starts at half size (2x2 pixels become channels, nothing is lost) and goes down to 1/8. On the way up it is fused with
+E3, E2' and E1' at the scales at which the encoder made them, each in an invertible module (Eq. 5-7).
 
-There is no global pooling and no normalisation: a pixel depends on a bounded neighbourhood, so overlapping tiles match
-the whole image to a fraction of a grey level.
+There is no global pooling and no normalisation over positions. A pixel depends on a bounded neighbourhood, so
+overlapping tiles match the whole image to a fraction of a grey level.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from restoration.networks.restorer import Restorer
 Block = Literal["residual", "gated"]
 Fusion = Literal["invertible", "concatenation", "none"]
 
-# DEVIATION: as in the release, unlike Eq. 6, the exponent is bounded: training in half precision needs it.
+# DEVIATION: the exponent is bounded, as in the release but not in Eq. 6. Training in half precision needs that.
 EXPONENT_BOUND = 0.8
 
 
@@ -36,8 +36,8 @@ class FastRestorer(Restorer):
         blocks_up: blocks after the fusion at 1/2, 1/4 and 1/8.
         fusion_hidden_ratio: channels inside the residual blocks of the fusions, as a share of the trunk's.
         block: what the trunk is made of: "residual" (two 3x3 convolutions) or "gated" (`GatedBlock`).
-        fusion: "invertible" (Eq. 5-7), or to measure what that is worth: "concatenation" of the encoder's feature and
-            the trunk alone (Eq. 7), or "none", a trunk that never sees the encoder.
+        fusion: "invertible" (Eq. 5-7). Two others show what that is worth: "concatenation" of the encoder's feature and
+            the trunk (Eq. 7 alone), and "none", a trunk that does not see the encoder.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class GatedBlock(nn.Module):
     """Depthwise 3x3 convolution and pointwise mixing, each halved by a product of its channels, each with a residual.
 
     (N, channels, H, W) to the same shape. Source: the block of Chen et al., Simple Baselines for Image Restoration
-    (ECCV 2022), without its channel attention, which looks at the whole image, and its normalisation, which was not
+    (ECCV 2022). Its channel attention is left out, because it looks at the whole image. Its normalisation was not
     tried.
     """
 

@@ -33,10 +33,10 @@ class ResidualBlock(nn.Module):
 
 
 class EncoderFeatureFusion(nn.Module):
-    """EFFM: encoder features of neighbouring scales, brought to one size by the caller, become one map.
+    """EFFM: fuses encoder features of neighbouring scales into one map. The caller brings them to one size.
 
     Args:
-        in_channels: channels of each map, in the order in which `forward` gets them.
+        in_channels: channels of each map, in the order that `forward` takes them.
         out_channels: channels of the result.
 
     Source: Eq. 3-4 and Fig. 4(a).
@@ -66,7 +66,7 @@ class InvertibleFusion(nn.Module):
     Args:
         channels: of E and of D.
         hidden: channels inside the residual blocks; None means `channels`.
-        exponent_bound: None leaves the exponent phi2(F1) as printed; a bound b makes it
+        exponent_bound: None uses the exponent phi2(F1) as printed. A bound b uses
             `b * (2 * sigmoid(phi2(F1)) - 1)`, which stays between -b and b.
 
     Source: Eq. 5-6 and Fig. 4(b).
@@ -88,7 +88,7 @@ class InvertibleFusion(nn.Module):
         return f1, f2
 
     def inverse(self, f1: Tensor, f2: Tensor) -> tuple[Tensor, Tensor]:
-        """The E and D from which `forward` makes F1 and F2, up to rounding."""
+        """The E and D that `forward` made F1 and F2 from, up to rounding."""
         d = (f2 - self.phi3(f1)) * torch.exp(-self._exponent(f1))
         e = f1 - self.phi1(d)
         return e, d

@@ -19,13 +19,13 @@ POOLING_WINDOWS_PX = (4, 8, 16, 32)
 
 
 class PaperRestorer(Restorer):
-    """Encoder features blown up to full size, fused into the trunk in three invertible stages, coarse to fine.
+    """Enlarges the encoder features to full size and fuses them into the trunk in three stages, coarse to fine.
 
     Args:
         encoder: the quality encoder, with `feature_channels`; it becomes frozen.
         channels: image channels, 1 or 3.
-        released_fusion: False fuses as Eq. 5-6 are printed; True as the authors' code does, whose weights then give
-            the same pixels.
+        released_fusion: False fuses as Eq. 5-6 are printed. True fuses as the authors' code does; their weights then
+            give their pixels.
         width: channels of the trunk; 64 is the paper's size.
         groups: residual attention groups after the fusion of E3, of E2' and of E1'.
     """
@@ -48,8 +48,8 @@ class PaperRestorer(Restorer):
         self.effm1 = EncoderFeatureFusion([channels1, channels0, width], width)
         self.effm2 = EncoderFeatureFusion([width, width, channels1], width)
 
-        # DEVIATION: the text has neither this mixing of image and E3 before the first fusion nor the pyramid pooling
-        # below; the release, whose scores the paper's tables are, has both. Kept.
+        # DEVIATION: the text has no mixing of image and E3 before the first fusion, and no pyramid pooling. The
+        # release, which made the scores of the paper's tables, has both, and so do we.
         self.head = nn.Conv2d(channels, width, 3, padding=1)
         self.mixing = nn.Sequential(
             *(ResidualBlock(2 * width) for _ in range(4)),
@@ -63,12 +63,12 @@ class PaperRestorer(Restorer):
     def residual(self, padded: Tensor, features: Sequence[Tensor]) -> Tensor:
         size = padded.shape[-2:]
         e0, e1, e2, e3 = features
-        # The release enlarges before these 1x1 convolutions; they commute with nearest-neighbour interpolation, and
-        # at the small size cost 1/16 and 1/64.
+        # The release enlarges first and convolves then. A 1x1 convolution commutes with nearest-neighbour
+        # interpolation; at the small size it costs 1/16 and 1/64.
         e1 = _enlarge(e1, size)
         e2 = _enlarge(self.reduce2(e2), size)
         e3 = _enlarge(self.reduce3(e3), size)
-        # The order within the brackets is the release's, whose weights fix it; the equations count upwards.
+        # The order in the brackets is the release's, because its weights depend on it. The equations count upwards.
         e1_fused = self.effm1([e1, e0, e2])  # E1', Eq. 3
         e2_fused = self.effm2([e2, e3, e1])  # E2', Eq. 4
 
@@ -111,9 +111,8 @@ class PyramidPooling(nn.Module):
         height, width = size = x.shape[-2:]
         maps = []
         for window, projection in zip(POOLING_WINDOWS_PX, self.projections, strict=True):
-            # DEVIATION: on a side shorter than the window the release fails; here the window is cut to that side, so
-            # the pool averages what there is. Sides of 32 or more are pooled as in the release, which drops the last,
-            # partial window.
+            # DEVIATION: the release fails where a side is shorter than the window. Here the window is cut to that side.
+            # Sides of 32 or more are pooled as in the release, which drops the last, partial window.
             pooled = F.avg_pool2d(x, (min(window, height), min(window, width)))
             maps.append(_enlarge(F.leaky_relu(projection(pooled), LEAKY_SLOPE), size))
         return F.leaky_relu(self.merge(torch.cat([*maps, x], dim=1)), LEAKY_SLOPE)

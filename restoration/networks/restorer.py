@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 
 class FrozenEncoder(nn.Module):
-    """A trained quality encoder that nothing can move: no gradient, always in eval mode.
+    """A trained quality encoder that cannot change: no gradients, always in eval mode.
 
-    Its parameters do not require gradients (so DDP and an optimizer over trainable parameters leave it out), `train()`
-    does not reach it (so its BatchNorm statistics stay), and its forward pass records nothing.
+    Its parameters require no gradients, so DDP and optimizers leave it out. `train()` does not reach it, so its
+    BatchNorm statistics stay. Its forward pass records nothing for autograd.
 
     Args:
-        encoder: maps (N, C, H, W) to (representation, [E0, E1, E2, E3]) and has `feature_channels`, the channels of
-            the four maps. It is frozen in place, not copied.
+        encoder: maps (N, C, H, W) to (representation, [E0, E1, E2, E3]). Its `feature_channels` are the channels of the
+            four maps. It is frozen in place, not copied.
     """
 
     def __init__(self, encoder: nn.Module) -> None:
@@ -25,7 +25,7 @@ class FrozenEncoder(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> "FrozenEncoder":
-        """Stay in eval mode, whatever mode is asked for."""
+        """Stay in eval mode, whatever `mode` is."""
         return super().train(False)
 
     @torch.no_grad()
@@ -37,7 +37,7 @@ class FrozenEncoder(nn.Module):
 class Restorer(nn.Module):
     """Base of the restoration networks: image + residual(image, encoder features).
 
-    A subclass builds its layers and implements `residual`; this class makes any image size fit it.
+    A subclass builds its layers and implements `residual`. This class pads images of any size to fit.
 
     Args:
         encoder: the quality encoder; it becomes frozen (see `FrozenEncoder`).

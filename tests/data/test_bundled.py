@@ -6,13 +6,13 @@ import pytest
 import skimage.data
 
 from data import bundled
-from data.__main__ import main
 from data.images import list_images, read_rgb
 from data.jpeg import decode
+from tests.program import run_data
 
 
 def test_makes_three_disjoint_splits_and_damaged_copies_of_the_test_photos(tmp_path: Path, capsys) -> None:
-    assert main(["bundled", "--root", str(tmp_path)]) == 0
+    assert run_data("bundled", "--root", str(tmp_path)) == 0
     assert "bundled" in capsys.readouterr().out
     splits = {split: {path.name for path in list_images(tmp_path / "bundled" / split)} for split in bundled.PHOTOS}
     assert splits == {split: set(names) for split, names in bundled.PHOTOS.items()}

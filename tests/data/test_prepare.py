@@ -1,12 +1,15 @@
 """`python -m data prepare`: the layout made, the checks, and that nothing half-made is left after an error."""
 
+import errno
 import os
+import re
+import shutil
 import stat
 import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -15,13 +18,13 @@ import pytest
 from PIL import Image
 
 import data.prepare
-from data.__main__ import main
 from data.images import list_images, read_image
 from data.known_sets import known_sets, pixel_digest
 from data.prepare import prepare
 from data.splits import BSDS500_SPLITS, bsds500_stems, refuse_other_split
 from data.store import open_store
 from tests.places import ROOT
+from tests.program import run_data
 
 CLASSIC5_ELSEWHERE = ("baboon", "barbara", "boats", "lena", "peppers")
 
@@ -58,7 +61,7 @@ def tree(folder: Path) -> list[str]:
 
 
 def run(arguments: list[str], root: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    status = main([*arguments, "--root", str(root), "--pack-dir", str(root.parent / "packed")])
+    status = run_data(*arguments, "--root", str(root), "--pack-dir", str(root.parent / "packed"))
     captured = capsys.readouterr()
     return status, captured.out, captured.err
 
@@ -287,6 +290,83 @@ def test_ctrl_c_leaves_things_as_they_were(
     assert tree(root) == ["icb", "icb/old.png"]
 
 
+@pytest.fixture(params=["new", "replaced"])
+def set_before(request: pytest.FixtureRequest, tmp_path: Path, root: Path, packs: Path) -> list[str]:
+    """The tree of `root` before a preparation that will fail: with an older set of photos, or without."""
+    save(tmp_path / "source/a.png")
+    save(tmp_path / "source/b.png")
+    if request.param == "new":
+        return []
+    save(tmp_path / "old/old.png")
+    prepare("photos", tmp_path / "old", root=root, pack_dir=packs)
+    return ["photos", "photos/old.png"]
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            r"photos could not be packed in .*packed \(the disk is full\)",
+        ),
+        (ValueError("{path} is damaged or cut off"), r"datasets/photos/b.png is damaged or cut off"),
+        (KeyboardInterrupt(), "stopped"),
+    ],
+    ids=["disk full", "broken", "Ctrl-C"],
+)
+def test_a_set_that_cannot_be_packed_is_not_put_in_place(
+    tmp_path: Path,
+    root: Path,
+    set_before: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    said: str,
+) -> None:
+    def fail_at_b(path: Path) -> np.ndarray:
+        if path.stem != "b":
+            return read_image(path)
+        raise ValueError(str(error).format(path=path)) if isinstance(error, ValueError) else error
+
+    monkeypatch.setattr("data.store.read_rgb", fail_at_b)
+    status, out, err = run(["prepare", "photos", str(tmp_path / "source"), "--force"], root, capsys)
+    assert (status, out) == (130 if isinstance(error, KeyboardInterrupt) else 2, "")
+    assert re.search(said, err) and err.count("\n") == 1
+    assert (tree(root) if root.exists() else []) == set_before
+
+
+def test_a_pack_folder_that_cannot_be_written_leaves_the_set_as_it_was(
+    tmp_path: Path, root: Path, packs: Path, set_before: list[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(
+        OSError, match=r"photos could not be packed in .*file/packed \(.*\); the set is as it was before"
+    ):
+        prepare("photos", tmp_path / "source", root=root, pack_dir=tmp_path / "file/packed", force=True)
+    assert (tree(root) if root.exists() else []) == set_before
+    with pytest.raises(ValueError, match="packed lies in the set .*photos itself; choose one outside of it"):
+        prepare("photos", tmp_path / "source", root=root, pack_dir=root / "photos/packed", force=True)
+    assert (tree(root) if root.exists() else []) == set_before
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_what_is_packed_before_the_swap_is_found_afterwards(
+    tmp_path: Path, packs: Path, link: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the root is given by a link, and where the old set is one."""
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "elsewhere/old.png")
+    save(tmp_path / "source/a.png")
+    Path("disk/datasets").mkdir(parents=True)
+    Path("datasets").symlink_to("disk/datasets")
+    Path("datasets/photos").symlink_to(tmp_path / "elsewhere")
+    prepare("photos", "source", root="datasets", pack_dir=packs, link=link, force=True)
+    monkeypatch.setattr("data.store.read_rgb", lambda path: pytest.fail(f"{path} was packed again"))
+    for folder in ("datasets/photos", tmp_path / "disk/datasets/photos"):
+        np.testing.assert_array_equal(open_store(folder, packs)[0], picture("a"))
+    assert tree(tmp_path / "elsewhere") == ["old.png"]
+
+
 def test_two_pictures_for_one_place_are_refused_and_equal_ones_pass(tmp_path: Path, root: Path) -> None:
     source = classic5_elsewhere(tmp_path / "source")
     save(source / "3.png", picture("boats", 8, 8))
@@ -336,6 +416,18 @@ def test_a_zip_that_points_outside_is_refused(tmp_path: Path, root: Path, name: 
     assert tree(tmp_path) == ["hostile.zip"]
 
 
+def test_an_archive_that_unpacks_to_too_much_leaves_nothing(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("data.archives.MAX_UNPACKED_BYTES", 1_000_000)
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(10_000_000))
+    status, _, err = run(["prepare", "photos", str(tmp_path / "bomb.zip")], root, capsys)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "bomb.zip is refused: it unpacks to more than 1.0 MB; if it should, unpack it yourself and give the" in err
+    assert tree(tmp_path) == ["bomb.zip"]
+
+
 def test_links_inside_a_zip_are_not_followed(tmp_path: Path, root: Path) -> None:
     link = zipfile.ZipInfo("link.png")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
@@ -381,6 +473,51 @@ def test_an_empty_folder_and_an_unknown_set_are_refused(
     assert "unknown set 'clasic5'; the sets are classic5, live1, bsds500, div2k, icb, twitter, photos" in err
 
 
+def test_odd_names_stay_on_one_line(tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "source").mkdir()
+    for name in (b"line\nbreak.png", b"latin-\xe9.png"):
+        Path(os.fsdecode(os.fsencode(tmp_path / "source") + b"/" + name)).write_bytes(b"broken")
+    status, _, err = run(["prepare", "icb", str(tmp_path / "source")], root, capsys)
+    assert (status, err.count("\n")) == (2, 1)
+    assert r"line\nbreak.png is not" in err and r"latin-\udce9.png is not" in err
+    shutil.rmtree(tmp_path / "source")
+    for name in ("line\nbreak.png", "same.png"):
+        save(tmp_path / "source" / name, picture(1))
+    assert prepare("twitter", tmp_path / "source", root=root).notes[0].endswith(r"several names: line\nbreak = same")
+
+
+def test_a_pipe_with_the_name_of_an_image_is_not_waited_for(tmp_path: Path, root: Path) -> None:
+    save(tmp_path / "source/a.png")
+    os.mkfifo(tmp_path / "source/pipe.png")
+    prepare("icb", tmp_path / "source", root=root, link=True)
+    assert tree(root / "icb") == ["a.png"]
+
+
+def test_images_of_a_hidden_source_are_not_hidden_in_the_set(tmp_path: Path, root: Path) -> None:
+    save(tmp_path / ".mine/1.png", picture(1))
+    save(tmp_path / "yours/1.png", picture(2))
+    prepare("icb", [tmp_path / ".mine", tmp_path / "yours"], root=root)
+    assert [path.name for path in list_images(root / "icb")] == ["mine_1.png", "yours_1.png"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path / "source/a.png")
+    save(tmp_path / "source/locked/b.png")
+    list_folder = os.scandir
+
+    def refuse_locked(folder: str) -> Iterator[os.DirEntry]:
+        if str(folder).endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return list_folder(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.scandir", refuse_locked)
+        prepare("icb", tmp_path / "source", root=root)
+    assert caplog.messages == [f"{tmp_path}/source/locked cannot be read (Permission denied) and is left out"]
+
+
 def test_a_root_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(tmp_path / "source/a.png")
     (tmp_path / "file").write_text("in the way")
@@ -403,7 +540,7 @@ def test_the_command_itself_exits_with_2_and_one_line(tmp_path: Path) -> None:
 def test_the_traceback_is_shown_on_request(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRACEBACK", "1")
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
-        main(["prepare", "photos", str(tmp_path / "nowhere"), "--root", str(root)])
+        run_data("prepare", "photos", str(tmp_path / "nowhere"), "--root", str(root))
 
 
 @pytest.mark.parametrize("name", ["classic5", "live1"])
