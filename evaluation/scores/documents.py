@@ -216,7 +216,7 @@ def _printed_psnrs(cells: dict[int, list[float]]) -> str:
 
 
 def _joined(scores: dict[str, float]) -> str:
-    return " / ".join(_number(scores[metric], f".{decimals}f") for metric, decimals in DECIMALS.items())
+    return "/".join(_number(scores[metric], f".{decimals}f") for metric, decimals in DECIMALS.items())
 
 
 def _joined_printed(values: Sequence[float] | None) -> str:
