@@ -28,7 +28,7 @@ from engine.loader import build_loader
 from engine.loop import Stage, train
 from engine.run import check_run_dir
 from engine.run_log import RunLog
-from evaluation.scores.metrics import MIN_SIDE_PX, score
+from evaluation.scores.metrics import MIN_SIDE_PX, means, score
 from restoration.config import RestorerConfig
 from restoration.networks import build_restorer
 from restoration.objective import RestorationObjective
@@ -62,7 +62,7 @@ class RestorerStage(Stage):
 
     @torch.no_grad()
     def validate(self, kept: nn.Module, log: RunLog, step: int) -> dict[str, float]:
-        """Mean PSNR, SSIM and PSNR-B, over all qualities and (PSNR) for each."""
+        """The mean of every metric over all qualities, and of PSNR for each."""
         device = next(kept.parameters()).device
         scores: list[dict[str, float]] = []
         by_quality: dict[str, float] = {}
@@ -78,8 +78,7 @@ class RestorerStage(Stage):
                     log.picture(f"quality_{quality}/{index}: input, output, truth", strip, step)
             by_quality[f"psnr_q{quality}"] = float(np.mean([scores["psnr"] for scores in scores_of_quality]))
             scores += scores_of_quality
-        means = {name: float(np.mean([one[name] for one in scores])) for name in ("psnr", "ssim", "psnrb")}
-        return means | by_quality
+        return means(scores) | by_quality
 
     def publish(self, kept: nn.Module, path: Path) -> None:
         # A resumed run has the checkpoint's encoder, whatever the encoder's file holds by now.

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from data.config import expand_qualities
-from evaluation.scores.image_sets import CHANNELS, SET_FOLDERS
+from data.known_sets import measured_folders
+from evaluation.scores.image_sets import CHANNELS
 
 MAX_SCALE = 4
 MAX_SPEED_PX = 4096  # side of the image on which `describe` measures speed; larger ones may not fit into memory
@@ -22,13 +23,15 @@ class OneLineParser(argparse.ArgumentParser):
 
 def add_set_options(parser: argparse.ArgumentParser, *, qualities: Sequence[int] = (10, 20, 30, 40)) -> None:
     """Options of every subcommand that measures on sets of images, and at which qualities unless told."""
+    known = measured_folders()
+    choosing = ", ".join(name for name, (_, folder) in known.items() if folder.use == "choosing")
     parser.add_argument(
         "--sets",
         nargs="+",
         required=True,
         metavar="SET",
-        help=f"any of {', '.join(SET_FOLDERS)} (under --data-root; bsds500/val is for choosing, never for "
-        "reporting), or a path to any folder of images",
+        help=f"any of {', '.join(known)} (under --data-root; {choosing} is for choosing, never for reporting), or a "
+        "path to any folder of images",
     )
     listed = " ".join(map(str, qualities))
     parser.add_argument(
@@ -45,7 +48,7 @@ def add_set_options(parser: argparse.ArgumentParser, *, qualities: Sequence[int]
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """Options of every subcommand that measures."""
     parser.add_argument("--data-root", default="", metavar="DIR", help="where the sets are (DATA_ROOT, else datasets)")
-    parser.add_argument("--json", metavar="FILE", help="write the figures")
+    parser.add_argument("--json", metavar="FILE", help="write the scores")
     parser.add_argument("--markdown", metavar="FILE", help="write the table")
     add_device_options(parser)
     parser.add_argument(

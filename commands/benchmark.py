@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Speed as ratios. Loader: against decoding a whole 2K PNG for each sample. Networks for luma, untrained: "
         "against the released architecture in eager float32 NCHW, and against a large matrix product."
     )
-    parser.add_argument("--json", default="runs/benchmark.json", metavar="FILE", help="the figures (%(default)s)")
+    parser.add_argument("--json", default="runs/benchmark.json", metavar="FILE", help="the results (%(default)s)")
     parser.add_argument("--markdown", metavar="FILE", help="write the table")
     parser.add_argument("--batch", type=positive, metavar="N", help="images of a step (CUDA: 8, CPU: 1)")
     parser.add_argument("--size", type=positive, metavar="PX", help="side of an image (CUDA: 256, CPU: 128)")

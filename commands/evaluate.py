@@ -11,8 +11,9 @@ from common.machine import versions
 from data.config import data_root
 from evaluation.scores import protocol, tables
 from evaluation.scores.image_sets import check_images, open_sets
+from evaluation.scores.metrics import METRICS
 
-HELP = "PSNR, SSIM and PSNR-B of a network, of JPEG, or of given images"
+HELP = f"{', '.join(metric.heading for metric in METRICS.values())} of a network, of JPEG, or of given images"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,9 +17,10 @@ from common.machine import choose_device
 from cqe.encoder import QualityEncoder
 from data.config import data_root
 from data.images import list_images
+from data.known_sets import measured_folders
 from evaluation.encoder import gradcam, plots, tsne
 from evaluation.encoder.crops import Drawing
-from evaluation.scores.image_sets import CHANNELS, SET_FOLDERS, ImageSet, open_sets, read_clean
+from evaluation.scores.image_sets import CHANNELS, ImageSet, open_sets, read_clean
 from restoration.weights import find_weights
 
 PROBE_IMAGES = "bsds500/val"  # under the data root: for choosing, never for reporting
@@ -73,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
         write_figure(stem, *comparison.draw(options), dots_per_inch=options.dots_per_inch)
         return
     device = choose_device(options.device)
-    torch.backends.cudnn.allow_tf32 = False  # float32 figures are float32's, on any GPU
+    torch.backends.cudnn.allow_tf32 = False  # what float32 draws is float32's, on any GPU
     encoder = find_encoder(options.weights, options.channels).to(device)
     figure, content = options.draw(encoder, options)
     libraries = {name.replace("-", "_"): version(name) for name in ("matplotlib", "scikit-learn")}
@@ -89,7 +90,7 @@ def draw_clusters(encoder: QualityEncoder, options: argparse.Namespace) -> tuple
     root = data_root(options.data_root)
     sets = open_sets(options.sets, root)
     images = ImageSet(", ".join(name for name, _ in sets), [path for _, paths in sets for path in paths])
-    folder = Path(options.real) if options.real else root / SET_FOLDERS["twitter"]
+    folder = Path(options.real) if options.real else root / measured_folders()["twitter"].path
     photos = ImageSet(folder.name, list_images(folder)) if options.real or folder.is_dir() else None
     if options.projector:
         tsne.check_projector(options.projector)

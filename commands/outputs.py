@@ -18,7 +18,7 @@ def check_outputs(options: argparse.Namespace) -> None:
         raise ValueError(f"--json and --markdown are both {outputs[0]}; name two files")
     for path in outputs:
         if Path(path).suffix.lower() in (*IMAGE_SUFFIXES, SUFFIX, ".pth", ".pt"):
-            raise ValueError(f"{path} is named like a picture or weights; name a file for figures, such as out.json")
+            raise ValueError(f"{path} is named like a picture or weights; name a file for scores, such as out.json")
         check_writable(path)
 
 

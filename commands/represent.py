@@ -23,7 +23,7 @@ from evaluation.scores.image_sets import open_sets
 from restoration.weights import SUFFIX, find_weights
 
 PROBE_IMAGES = "bsds500/val"  # under the data root: for choosing, never for reporting
-HELP = "an encoder's figures: neighbours, linear probes, clusters"
+HELP = "an encoder's scores: neighbours, linear probes, clusters"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
     wanted = study_plan(options)
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
-    torch.backends.cudnn.allow_tf32 = False  # float32 figures are float32's, on any GPU
+    torch.backends.cudnn.allow_tf32 = False  # float32 scores are float32's, on any GPU
     files = encoder_files(options)
     encoders = open_encoders(files, options)
     probe_images = study.open_probe_images(options.probe_images or root / PROBE_IMAGES) if encoders else None

@@ -54,7 +54,7 @@ def open_network(weights: str, channels: str, options: argparse.Namespace) -> Ne
     """The network that `--weights` names, on the device and in the precision asked for. Errors as `build_system`."""
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
-    torch.backends.cudnn.allow_tf32 = False  # float32 figures are float32's, on any GPU
+    torch.backends.cudnn.allow_tf32 = False  # float32 scores are float32's, on any GPU
     restorer = load_restorer(weights, channels=CHANNELS[channels]).to(device, memory_format=torch.channels_last)
 
     def restore(network: torch.nn.Module, image: np.ndarray) -> np.ndarray:
@@ -73,13 +73,13 @@ def published_for(channels: str) -> list[str]:
 def measure(
     system: System, sets: Sequence[ImageSet], qualities: Sequence[int], channels: str, options: argparse.Namespace
 ) -> dict:
-    """`protocol.evaluate`, and what the figures came from."""
+    """`protocol.evaluate`, and what the scores came from."""
     result = protocol.evaluate(system.produce, sets, qualities, channels, method=system.name, workers=options.workers)
     return result | {"provenance": system.provenance}
 
 
 def origin(file: Path, device: torch.device, options: argparse.Namespace) -> dict[str, str]:
-    """What a network's figures came from."""
+    """What a network's scores came from."""
     network = {
         "weights": file.name,
         "weights_sha256": sha256(file),

@@ -80,7 +80,7 @@ def device_name(device: torch.device) -> str:
 
 
 def versions() -> dict[str, str]:
-    """The libraries whose versions can move a figure: the codec, the metrics, the network."""
+    """The libraries whose versions can move a score: the codec, the metrics, the network."""
     return {"pillow": PIL.__version__, "scikit_image": skimage.__version__, "torch": torch.__version__}
 
 

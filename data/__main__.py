@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from common.errors import user_errors
 from data.bundled import make_bundled
 from data.config import DEFAULT_PACK_DIR, data_root
-from data.download import ADDRESSES, download
-from data.prepare import SET_NAMES, prepare
+from data.download import download
+from data.known_sets import KNOWN_SETS
+from data.prepare import prepare
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,13 +32,14 @@ def _run(options: argparse.Namespace) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m data", description="Bring image sets into place, checked.")
     commands = parser.add_subparsers(dest="command", required=True)
-    names = ", ".join(SET_NAMES)
+    names = ", ".join(KNOWN_SETS)
+    addressed = " or ".join(name for name, known in KNOWN_SETS.items() if known.addresses)
     preparing = commands.add_parser("prepare", help="make a set from a folder, .zip, .tar or .tgz")
     preparing.add_argument("name", metavar="NAME", help=names)
     preparing.add_argument("source", metavar="SOURCE", nargs="+", help="folder or archive; DIV2K may come in two")
     preparing.add_argument("--link", action="store_true", help="symbolic links instead of copies (folders only)")
-    downloading = commands.add_parser("download", help=f"fetch and prepare {' or '.join(ADDRESSES)}")
-    downloading.add_argument("name", metavar="NAME", help=" or ".join(ADDRESSES))
+    downloading = commands.add_parser("download", help=f"fetch and prepare {addressed}")
+    downloading.add_argument("name", metavar="NAME", help=addressed)
     bundled = commands.add_parser("bundled", help="a miniature set of photos that come with scikit-image")
     for command in (preparing, downloading, bundled):
         command.add_argument("--root", default=str(data_root()), help="folder of all sets (DATA_ROOT, else datasets)")

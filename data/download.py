@@ -1,4 +1,4 @@
-"""Fetching the sets whose owners publish them at a stable address: DIV2K and BSDS500.
+"""Fetching the sets whose owners publish them at a stable address, as DIV2K and BSDS500.
 
 A download that breaks off leaves `<file>.part`, and the next try goes on from there if the server's file is still the
 same: `<file>.part.json` remembers which version the part is of. A file gets its own name only when it has its full
@@ -27,24 +27,9 @@ from tqdm import tqdm
 
 from data.archives import DamagedArchive
 from data.config import DEFAULT_PACK_DIR
+from data.known_sets import KNOWN_SETS
 from data.prepare import Prepared, check_target, prepare
 
-ADDRESSES: dict[str, tuple[str, ...]] = {
-    "div2k": (
-        "https://data.vision.ee.ethz.ch/cvl/DIV2K/DIV2K_train_HR.zip",
-        "https://data.vision.ee.ethz.ch/cvl/DIV2K/DIV2K_valid_HR.zip",
-    ),
-    "bsds500": (
-        "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz",
-    ),
-}  # fmt: skip
-HANDED_OUT_BY = {
-    "classic5": "it comes with the code of DnCNN and of FBCNN (github.com/cszn/DnCNN, folder testsets)",
-    "live1": "the LIVE laboratory, University of Texas at Austin, hands out its image quality database on request",
-    "icb": "it is the Image Compression Benchmark of imagecompression.info",
-    "twitter": "it comes with ARCNN, from its authors' project page at the Chinese University of Hong Kong",
-    "photos": "it is any folder of your own photos",
-}
 CHUNK_BYTES = 1 << 18
 PLAIN_LINE_SECONDS = 10.0
 
@@ -71,11 +56,12 @@ def download(
         ConnectionError: if an archive could not be fetched; what came so far is kept for the next try.
         BlockingIOError: if another process is fetching the archive.
     """
-    if name in HANDED_OUT_BY:
-        raise ValueError(f"{name} has no address: {HANDED_OUT_BY[name]}; then: python -m data prepare {name} SOURCE")
+    known = KNOWN_SETS.get(name)
+    if known and not known.addresses:
+        raise ValueError(f"{name} has no address: {known.source}; then: python -m data prepare {name} SOURCE")
     check_target(name, root, force=force)
     archives = []
-    for url in ADDRESSES[name]:
+    for url in known.addresses:
         archive = Path(root) / "archives" / Path(urllib.parse.urlsplit(url).path).name
         fetch(url, archive, wait_seconds=wait_seconds)
         archives.append(archive)

@@ -1,4 +1,4 @@
-"""Which images a set consists of: names and counts, the same image under another name, known pixels.
+"""The image sets that are known by name, and which images each consists of. A new one is an entry in `KNOWN_SETS`.
 
 `known_sets.json` holds SHA-256 digests of decoded pixels, by which a wrong version of an image is noticed.
 """
@@ -7,23 +7,109 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from data.images import read_image
-from data.splits import BSDS500_SPLITS, bsds500_split, bsds500_stems
+from data.splits import BSDS500_SPLITS, bsds500_stems
 
-SET_NAMES = ("classic5", "live1", "bsds500", "div2k", "icb", "twitter", "photos")
-TRAINING_FOLDERS = {"bsds500": ("train",), "div2k": (".",), "photos": (".",)}  # the ones that are packed
-UNCOUNTED = ("icb", "twitter")  # named in the paper, without a count to check against
 # Classic5 goes by scene names elsewhere.
 CLASSIC5_NAMES = {
     "baboon": "1", "barbara": "2", "boats": "3", "boat": "3", "lena": "4", "lenna": "4", "peppers": "5", "pepper": "5",
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Folder:
+    """One folder of a set.
+
+    Args:
+        use: what its images are for: "scores", which are reported; "choosing", which is measured but never reported;
+            "training", for which `prepare` packs them.
+        place: below the set's own folder; "." is that folder itself.
+        num_images: None where no count is published.
+        split: of `data.splits`; images whose names belong to another split are refused. None: any name.
+    """
+
+    use: Literal["scores", "choosing", "training"]
+    place: str = "."
+    num_images: int | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class KnownSet:
+    """Everything that is known of one set: an entry of `KNOWN_SETS`.
+
+    Its pixels are compared with `known_sets.json`, if that has digests of it: by place of the image, or by folder.
+
+    Args:
+        folders: where its images are; at most one of them is for scores.
+        places: a function that gives the stems under which its images go in the wild, in lower case, and the place of
+            each in the set; these images must all be there, and no others. None: the set takes any image.
+        is_png: its images are written as PNG, whatever they come as.
+        is_gray: its images are luma; a copy stored as RGB is taken back to one channel.
+        addresses: of the archives that its owner publishes.
+        source: where it comes from, if it has no address.
+    """
+
+    folders: tuple[Folder, ...]
+    places: Callable[[], dict[str, str]] | None = None
+    is_png: bool = False
+    is_gray: bool = False
+    addresses: tuple[str, ...] = ()
+    source: str = ""
+
+
+KNOWN_SETS = {
+    "classic5": KnownSet(
+        (Folder("scores", num_images=5),),
+        places=lambda: _as_named(known_digests()["classic5"]) | CLASSIC5_NAMES,
+        is_png=True,
+        is_gray=True,
+        source="it comes with the code of DnCNN and of FBCNN (github.com/cszn/DnCNN, folder testsets)",
+    ),
+    "live1": KnownSet(
+        (Folder("scores", num_images=29),),
+        places=lambda: _as_named(known_digests()["live1"]),
+        is_png=True,
+        source="the LIVE laboratory, University of Texas at Austin, hands out its image quality database on request",
+    ),
+    "bsds500": KnownSet(
+        (
+            Folder("training", "train", 200, split="train"),
+            Folder("choosing", "val", 100, split="val"),
+            Folder("scores", "test", 200, split="test"),
+        ),
+        places=lambda: {stem: f"{split}/{stem}" for split in BSDS500_SPLITS for stem in bsds500_stems(split)},
+        addresses=("https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz",),
+    ),
+    "div2k": KnownSet(
+        (Folder("training", num_images=900),),
+        places=lambda: _as_named(f"{number:04d}" for number in range(1, 901)),  # 800 training, then 100 validation
+        addresses=(
+            "https://data.vision.ee.ethz.ch/cvl/DIV2K/DIV2K_train_HR.zip",
+            "https://data.vision.ee.ethz.ch/cvl/DIV2K/DIV2K_valid_HR.zip",
+        ),
+    ),
+    "icb": KnownSet(
+        (Folder("scores"),),
+        source="it is the Image Compression Benchmark of imagecompression.info",
+    ),
+    "twitter": KnownSet(
+        (Folder("scores"),),
+        source="it comes with ARCNN, from its authors' project page at the Chinese University of Hong Kong",
+    ),
+    "photos": KnownSet(
+        (Folder("training"),),
+        source="it is any folder of your own photos",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -46,28 +132,44 @@ def split_digest(digests: dict[str, str]) -> str:
     return hashlib.sha256("".join(f"{stem} {digests[stem]}\n" for stem in sorted(digests)).encode()).hexdigest()
 
 
+class MeasuredFolder(NamedTuple):
+    """A folder that scores are measured on."""
+
+    path: str  # below the data root
+    folder: Folder
+
+
+def measured_folders() -> dict[str, MeasuredFolder]:
+    """By the name that evaluations give it: the set's for scores that are reported, SET/FOLDER for choosing."""
+    return {
+        name if folder.use == "scores" else _path_of(name, folder): MeasuredFolder(_path_of(name, folder), folder)
+        for name, known in KNOWN_SETS.items()
+        for folder in sorted(known.folders, key=lambda folder: folder.use != "scores")
+        if folder.use in ("scores", "choosing")
+    }
+
+
+def packed_folders(name: str) -> list[str]:
+    """The folders of a set, below its own, that are packed for training."""
+    return [folder.place for folder in KNOWN_SETS[name].folders if folder.use == "training"]
+
+
 @cache
-def known_sets() -> dict[str, dict[str, str]]:
-    """Pixel digests: by image for classic5 and live1, by split for bsds500."""
+def known_digests() -> dict[str, dict[str, str]]:
+    """Pixel digests by set: of each image by its place, or of each folder."""
     return json.loads((Path(__file__).parent / "known_sets.json").read_text(encoding="utf-8"))
 
 
 def places_in(name: str) -> dict[str, str]:
     """Stem in the wild, lower case -> place in the set; empty for the sets that take any image."""
-    if name == "classic5":
-        return {stem: stem for stem in known_sets()[name]} | CLASSIC5_NAMES
-    if name == "live1":
-        return {stem: stem for stem in known_sets()[name]}
-    if name == "bsds500":
-        return {stem: f"{split}/{stem}" for split in BSDS500_SPLITS for stem in bsds500_stems(split)}
-    if name == "div2k":
-        return {f"{number:04d}": f"{number:04d}" for number in range(1, 901)}  # 800 training, then 100 validation
-    return {}
+    places = KNOWN_SETS[name].places
+    return places() if places else {}
 
 
 def choose_fixed(name: str, files: list[Path]) -> tuple[list[Item], list[str]]:
     """The files that a set with known names consists of; files in the way of no name are counted and left."""
     places, offered = places_in(name), {}
+    folders = {folder.place for folder in KNOWN_SETS[name].folders}
     for file in files:
         if place := places.get(file.stem.lower()):
             offered.setdefault(place, []).append(file)
@@ -77,7 +179,7 @@ def choose_fixed(name: str, files: list[Path]) -> tuple[list[Item], list[str]]:
         split = place.rpartition("/")[0]
         in_split = [file for file in candidates if split and file.parent.name == split]
         chosen = _agreed(in_split or candidates, f"{name} {place}")
-        num_moved += chosen.parent.name in BSDS500_SPLITS and bool(split) and not in_split
+        num_moved += chosen.parent.name in folders and bool(split) and not in_split
         items.append(Item(chosen, place))
     notes = []
     if num_moved:
@@ -127,25 +229,40 @@ def repeated_pictures(name: str, digests: dict[str, str]) -> list[str]:
 
 def unlike_known(name: str, digests: dict[str, str]) -> list[str]:
     """Warnings for pixels that are not the known ones, and for benchmark images among training images."""
-    if name in ("classic5", "live1"):
-        unlike = [place for place, digest in digests.items() if known_sets()[name][place] != digest]
-        if unlike:
-            return [f"warning: other pixels than the known copy of {name}: {first_few(unlike)}; scores may differ"]
-    elif name == "bsds500":
-        by_split = {split: {} for split in BSDS500_SPLITS}
+    known = known_digests().get(name)
+    if not known:
+        return _leaked(digests) if packed_folders(name) else []
+    if not _is_by_folder(name):
+        unlike = [place for place, digest in digests.items() if known.get(place, digest) != digest]
+        remark = f": {first_few(unlike)}; scores may differ"
+    else:
+        by_folder: dict[str, dict[str, str]] = {folder: {} for folder in known}
         for place, digest in digests.items():
-            stem = Path(place).name
-            by_split[bsds500_split(stem)][stem] = digest
-        unlike = [split for split in BSDS500_SPLITS if split_digest(by_split[split]) != known_sets()[name][split]]
-        if unlike:
-            remark = "JPEG decoders may differ by a level"
-            return [f"warning: other pixels than the known copy of bsds500 {', '.join(unlike)} ({remark})"]
-    elif name in TRAINING_FOLDERS:
-        reported = {digest for benchmark in ("classic5", "live1") for digest in known_sets()[benchmark].values()}
-        leaked = [place for place, digest in digests.items() if digest in reported]
-        if leaked:
-            return [f"warning: benchmark images among the training images: {first_few(leaked)}; remove them"]
-    return []
+            folder, _, stem = place.rpartition("/")
+            by_folder[folder][stem] = digest
+        unlike = [folder for folder in known if split_digest(by_folder[folder]) != known[folder]]
+        remark = f" {', '.join(unlike)} (JPEG decoders may differ by a level)"
+    return [f"warning: other pixels than the known copy of {name}{remark}"] if unlike else []
+
+
+def _leaked(digests: dict[str, str]) -> list[str]:
+    by_image = [known for name, known in known_digests().items() if not _is_by_folder(name)]
+    benchmarks = {digest for known in by_image for digest in known.values()}
+    leaked = [place for place, digest in digests.items() if digest in benchmarks]
+    return [f"warning: benchmark images among the training images: {first_few(leaked)}; remove them"] if leaked else []
+
+
+def _is_by_folder(name: str) -> bool:
+    return set(known_digests()[name]) <= {folder.place for folder in KNOWN_SETS[name].folders}
+
+
+def _as_named(stems: Iterable[str]) -> dict[str, str]:
+    """The places of images that go by their own names."""
+    return {stem: stem for stem in stems}
+
+
+def _path_of(name: str, folder: Folder) -> str:
+    return name if folder.place == "." else f"{name}/{folder.place}"
 
 
 def first_few(names: Sequence[str], num_shown: int = 3) -> str:

@@ -25,20 +25,18 @@ from data.archives import extract_images
 from data.config import DEFAULT_PACK_DIR
 from data.images import is_image_name, read_image
 from data.known_sets import (
-    SET_NAMES,
-    TRAINING_FOLDERS,
-    UNCOUNTED,
+    KNOWN_SETS,
     Item,
     choose_all,
     choose_fixed,
     first_few,
+    packed_folders,
     pixel_digest,
     places_in,
     printable,
     repeated_pictures,
     unlike_known,
 )
-from data.splits import BSDS500_SPLITS
 from data.store import open_store
 
 logger = logging.getLogger(__name__)
@@ -75,7 +73,7 @@ def prepare(
     """Make the set `<root>/<name>` from folders or archives.
 
     Args:
-        name: one of `SET_NAMES`.
+        name: one of `KNOWN_SETS`.
         sources: a folder, .zip, .tar or .tgz, or several of them; searched with all subfolders.
         link: make symbolic links instead of copies (folders only). Images that must be converted are written anyway.
         force: replace a set that is already there.
@@ -99,7 +97,7 @@ def prepare(
         made.notes[:0] = notes
         made.folder = target
         # Before the swap, so that the old set needs no way back when the disk is full or somebody presses Ctrl-C.
-        for inner in TRAINING_FOLDERS.get(name, ()):
+        for inner in packed_folders(name):
             _pack(working / "set", target, inner, pack_dir)
             made.packed.append(f"{(target / inner).as_posix()} is packed for training in {pack_dir}")
         _swap_in(working / "set", target, working)
@@ -113,8 +111,8 @@ def check_target(name: str, root: str | Path, *, force: bool) -> None:
         ValueError: for an unknown name.
         FileExistsError: if `<root>/<name>` exists.
     """
-    if name not in SET_NAMES:
-        raise ValueError(f"unknown set {name!r}; the sets are {', '.join(SET_NAMES)}")
+    if name not in KNOWN_SETS:
+        raise ValueError(f"unknown set {name!r}; the sets are {', '.join(KNOWN_SETS)}")
     target = Path(root) / name
     if os.path.lexists(target) and not force:
         raise FileExistsError(f"{target} is there already; add --force to replace it")
@@ -190,9 +188,9 @@ def _build(name: str, items: list[Item], working: Path, *, link: bool, missing: 
     counts = Counter(Path(item.place).parent.as_posix() for item in items)
     num_bytes = sum(path.stat().st_size for path in built.rglob("*") if path.is_file())
     made = Prepared(name, built, {}, num_pixels / 1e6, num_bytes / 1e6)
-    made.counts = {key: counts[key] for key in ((*BSDS500_SPLITS,) if name == "bsds500" else (".",))}
+    made.counts = {folder.place: counts[folder.place] for folder in KNOWN_SETS[name].folders}
     made.notes += repeated_pictures(name, digests) + unlike_known(name, digests)
-    if name in UNCOUNTED:
+    if any(folder.use == "scores" and folder.num_images is None for folder in KNOWN_SETS[name].folders):
         made.notes.append(f"note: the paper gives no count for {name}; only readability was checked")
     return made
 
@@ -210,11 +208,11 @@ def _pack(built: Path, target: Path, inner: str, pack_dir: str | Path) -> None:
 
 
 def _as_published(name: str, image: np.ndarray, source: Path) -> np.ndarray:
-    """Classic5 is luma: a copy stored as RGB with three equal channels is taken back to one."""
-    if name != "classic5" or image.ndim == 2:
+    """A copy of a gray set stored as RGB with three equal channels is taken back to one."""
+    if not KNOWN_SETS[name].is_gray or image.ndim == 2:
         return image
     if (image != image[:, :, :1]).any():
-        raise ValueError(f"{source} is in colour, and Classic5 is distributed in gray; use the gray file")
+        raise ValueError(f"{source} is in colour, and {name} is distributed in gray; use the gray file")
     return image[:, :, 0]  # (H, W, 3) -> (H, W)
 
 
@@ -222,8 +220,7 @@ def _put(name: str, item: Item, image: np.ndarray, working: Path, *, link: bool)
     """Place one image: linked, moved (when it was unpacked for us), copied, or written as PNG where the set has PNG."""
     built = working / "set"
     suffix = item.source.suffix.lower()
-    must_be_png = name in ("classic5", "live1")
-    if must_be_png and (suffix != ".png" or _stored_axes(item.source) != image.ndim):
+    if KNOWN_SETS[name].is_png and (suffix != ".png" or _stored_axes(item.source) != image.ndim):
         target = built / f"{item.place}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(target)

@@ -42,7 +42,7 @@ def as_markdown(section: Section) -> str:
 
 
 def as_json(content: dict) -> str:
-    """JSON text. Infinite figures (equal images) become null, because JSON has no infinity."""
+    """JSON text. Infinite scores (equal images) become null, because JSON has no infinity."""
     return json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
 
 

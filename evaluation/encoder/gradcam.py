@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from data.color import to_tensor
 from data.images import list_images
 from data.jpeg import compress
+from data.known_sets import measured_folders
 from evaluation.encoder.crops import Drawing, draw_crops
 from evaluation.encoder.neighbours import represent
-from evaluation.scores.image_sets import SET_FOLDERS, ImageSet
+from evaluation.scores.image_sets import ImageSet
 
 MIN_SIDE_PX = 64  # E3 then has 8x8 places; with fewer there is nothing to see
 CLIPPED_SHARE = 0.002  # of the brightest places of a row is clipped; a few at the border would darken all others
@@ -80,8 +81,9 @@ def find_image(name: str | None, data_root: str | Path) -> Path:
         FileNotFoundError: if there is none.
         ValueError: if the set's folder holds no image.
     """
+    known = measured_folders()
     if name is None:
-        folder = Path(data_root) / SET_FOLDERS["live1"]
+        folder = Path(data_root) / known["live1"].path
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"{folder} does not exist; name an image with --image, or the sets with --data-root"
@@ -90,7 +92,7 @@ def find_image(name: str | None, data_root: str | Path) -> Path:
     if Path(name).is_file():
         return Path(name)
     set_name, _, stem = name.rpartition("/")
-    found = list_images(Path(data_root) / SET_FOLDERS[set_name]) if set_name in SET_FOLDERS else []
+    found = list_images(Path(data_root) / known[set_name].path) if set_name in known else []
     if stem not in (path.stem for path in found):
         raise FileNotFoundError(f"no image '{name}': neither a file nor SET/STEM, as in live1/bikes, under {data_root}")
     return next(path for path in found if path.stem == stem)

@@ -22,7 +22,7 @@ KINDS = {
     "reencode": "no network: the quality, of those tested, at which coding the crop once more changes it least; "
     "this one number is representation and estimate, distances are absolute differences",
 }
-METRICS = {
+SCORES = {  # in the results of a kind of representation
     "knn_accuracy, knn_mae": "the 5 nearest (cosine) among the crops of the set's other images: their most frequent "
     "quality, their mean",
     "probe_accuracy": "logistic regression (C=1) on the standardised representation, fitted on the probe images under "
@@ -124,7 +124,7 @@ def describe(plan: Plan, probe_images: ImageSet | None, kinds: Sequence[str]) ->
         "conditions": {condition: CONDITIONS[condition] for condition in plan.conditions},
         "kinds": {kind: KINDS[kind] for kind in kinds},
         "probe_images": {"folder": probe_images.name, "images": len(probe_images.paths)} if probe_images else None,
-        "metrics": METRICS,
+        "metrics": SCORES,
         "chance": {condition: chance(plan.tested(condition)) for condition in plan.conditions},
     }
 

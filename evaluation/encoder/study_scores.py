@@ -87,11 +87,11 @@ def measure(
     for condition, image_set in tqdm(cases, desc="represent", unit="set", disable=None):
         tested, probes = plan.tested(condition), probes_for(condition)
         for size_px, crops in draw_crops(image_set, plan.channels, condition, tested, plan.drawing).items():
-            figures = {kind: score_rows(rows, probes[size_px, kind], crops) for kind, rows in rows_of(crops).items()}
+            scores = {kind: score_rows(rows, probes[size_px, kind], crops) for kind, rows in rows_of(crops).items()}
             if with_reencode:
                 readings = reencoded_quality(crops.pixels, tested, workers=plan.drawing.workers)
-                figures["reencode"] = score_readings(readings, crops, seed=plan.drawing.seed)
-            by_size[str(size_px)][image_set.name][condition] = figures
+                scores["reencode"] = score_readings(readings, crops, seed=plan.drawing.seed)
+            by_size[str(size_px)][image_set.name][condition] = scores
     return {
         "encoder": name,
         "channels": plan.channels,
@@ -136,9 +136,9 @@ def sections(result: Mapping) -> list[Section]:
     for size_px, sets in result["crop_sizes"].items():
         for set_name, conditions in sets.items():
             rows = [
-                [condition, kind, *(_cell(figures[key], decimals) for key, (_, decimals) in COLUMNS.items())]
+                [condition, kind, *(_cell(scores[key], decimals) for key, (_, decimals) in COLUMNS.items())]
                 for condition, kinds in conditions.items()
-                for kind, figures in kinds.items()
+                for kind, scores in kinds.items()
             ]
             title = f"{result['encoder']}, {result['channels']}, {set_name}, {size_px}-pixel crops"
             tables.append(Section(title, [header, *rows], _notes(protocol)))
@@ -151,8 +151,8 @@ def _notes(protocol: Mapping) -> list[str]:
         conditions = [name for name in protocol["chance"] if (name == "unseen") == (key == "unseen_qualities")]
         if conditions:
             chance = protocol["chance"][conditions[0]]
-            figures = f"accuracy {chance['accuracy']:.3f}, quality MAE {chance['quality_mae']:.1f}"
-            notes.append(f"{heading} {listed(protocol[key])}; chance: {figures}")
+            guessed = f"accuracy {chance['accuracy']:.3f}, quality MAE {chance['quality_mae']:.1f}"
+            notes.append(f"{heading} {listed(protocol[key])}; chance: {guessed}")
     if protocol["probe_images"]:
         folder, count = protocol["probe_images"]["folder"], protocol["probe_images"]["images"]
         notes.append(f"probes (probe acc., quality MAE) fitted on {count} images of {folder}, under the same condition")

@@ -18,7 +18,8 @@ from safetensors import safe_open
 
 from common.files import sha256, write_text
 from evaluation.report import NO_VALUE, as_json
-from evaluation.scores.tables import DECIMALS, paper_table
+from evaluation.scores.metrics import METRICS
+from evaluation.scores.tables import metrics_of, paper_table
 
 RESULTS = "docs/results"
 PAGES = ("README.md", "docs/*.md", "weights/*.md")
@@ -111,13 +112,15 @@ def full_table(paths: Sequence[Path]) -> str:
     parts = []
     for result in map(_read, paths):
         names = FULL_ROWS[result["channels"]]
-        printed = paper_table(PAPER_TABLES[result["channels"]])["rows"]
+        table, metrics = paper_table(PAPER_TABLES[result["channels"]]), metrics_of(result)
         rows = [["set", "Q", "JPEG", f"`{result['method']}`", *(f"{PRINTED_NAMES.get(n, n)}, printed" for n in names)]]
         for set_name, quality, scores in _cells(result):
-            others = [printed[name].get(set_name, {}).get(int(quality)) for name in names]
-            if others[-1] is not None:
-                ours = f"**{_joined(scores)}**"
-                rows.append([_title(set_name), quality, _joined(scores["jpeg"]), ours, *map(_joined_printed, others)])
+            cells = [table["rows"][name].get(set_name, {}).get(int(quality)) for name in names]
+            if cells[-1] is not None:
+                named = [dict(zip(table["metrics"], cell, strict=True)) if cell else {} for cell in cells]
+                others = [_joined(printed, metrics) if printed else NO_VALUE for printed in named]
+                ours = f"**{_joined(scores, metrics)}**"
+                rows.append([_title(set_name), quality, _joined(scores["jpeg"], metrics), ours, *others])
         parts.append(_block(rows))
     return "".join(parts)
 
@@ -126,10 +129,12 @@ def scores_table(paths: Sequence[Path]) -> str:
     """A model card's table: PSNR / SSIM / PSNR-B of the JPEG and of the network, and the gain in PSNR."""
     parts = []
     for result in map(_read, paths):
+        metrics = metrics_of(result)
         rows = [["set", "Q", "JPEG", f"`{result['method']}`", "gain", "lowest of an image"]]
         for set_name, quality, scores in _cells(result):
             gains = [f"{_number(scores[name], '+.2f')} dB" for name in ("gain", "worst_gain")]
-            rows.append([_title(set_name), quality, _joined(scores["jpeg"]), _joined(scores), *gains])
+            joined = [_joined(values, metrics) for values in (scores["jpeg"], scores)]
+            rows.append([_title(set_name), quality, *joined, *gains])
         parts.append(_block(rows, _origin(result)))
     return "".join(parts)
 
@@ -215,12 +220,8 @@ def _printed_psnrs(cells: dict[int, list[float]]) -> str:
     return " / ".join(f"{cells[quality][0]:.2f}" if quality in cells else NO_VALUE for quality in SHORT_QUALITIES)
 
 
-def _joined(scores: dict[str, float]) -> str:
-    return "/".join(_number(scores[metric], f".{decimals}f") for metric, decimals in DECIMALS.items())
-
-
-def _joined_printed(values: Sequence[float] | None) -> str:
-    return NO_VALUE if values is None else _joined(dict(zip(DECIMALS, values, strict=True)))
+def _joined(scores: dict[str, float], metrics: Sequence[str]) -> str:
+    return "/".join(_number(scores.get(metric), f".{METRICS[metric].decimals}f") for metric in metrics)
 
 
 def _number(value: float | None, form: str) -> str:

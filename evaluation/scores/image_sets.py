@@ -9,19 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from data.images import list_images, read_image, to_channels
+from data.known_sets import measured_folders
 from data.splits import bsds500_split, refuse_other_split
 from evaluation.scores.metrics import MIN_SIDE_PX
 
-SET_FOLDERS = {
-    "classic5": "classic5",
-    "live1": "live1",
-    "bsds500": "bsds500/test",
-    "bsds500/val": "bsds500/val",  # for choosing, never for reporting
-    "icb": "icb",
-    "twitter": "twitter",
-}
-SET_SIZES = {"classic5": 5, "live1": 29, "bsds500": 200, "bsds500/val": 100}
-SET_SPLITS = {"bsds500": "test", "bsds500/val": "val"}
 CHANNELS = {"gray": 1, "color": 3}
 logger = logging.getLogger(__name__)
 
@@ -56,7 +47,8 @@ def present_sets(names: Sequence[str], data_root: str | Path) -> list[str]:
     Raises:
         FileNotFoundError: if none has.
     """
-    present = [name for name in names if (Path(data_root) / SET_FOLDERS[name]).is_dir()]
+    known = measured_folders()
+    present = [name for name in names if (Path(data_root) / known[name].path).is_dir()]
     if not present:
         raise FileNotFoundError(f"{data_root} holds none of {', '.join(names)}; name the right folder with --data-root")
     return present
@@ -84,12 +76,14 @@ def check_images(sets: Sequence[ImageSet], channels: str) -> None:
 
 
 def _open_set(name: str, data_root: Path) -> ImageSet:
-    if name in SET_FOLDERS:
-        paths = list_images(data_root / SET_FOLDERS[name])
-        if name in SET_SPLITS:
-            refuse_other_split(paths, SET_SPLITS[name])
-        if len(paths) != SET_SIZES.get(name, len(paths)):
-            logger.warning("%s has %d images here, not %d: not comparable", name, len(paths), SET_SIZES[name])
+    known = measured_folders()
+    if name in known:
+        path, folder = known[name]
+        paths = list_images(data_root / path)
+        if folder.split:
+            refuse_other_split(paths, folder.split)
+        if folder.num_images not in (None, len(paths)):
+            logger.warning("%s has %d images here, not %d: not comparable", name, len(paths), folder.num_images)
     elif Path(name).is_dir():
         paths = list_images(name)
         trained = [path for path in paths if bsds500_split(path.stem) == "train"]
@@ -99,12 +93,12 @@ def _open_set(name: str, data_root: Path) -> ImageSet:
                 f"a score needs unseen ones, such as bsds500/test"
             )
     else:
-        raise FileNotFoundError(f"{name} is neither a set ({', '.join(SET_FOLDERS)}) nor a folder")
+        raise FileNotFoundError(f"{name} is neither a set ({', '.join(known)}) nor a folder")
     path_of_stem: dict[str, Path] = {}
     for path in paths:
         if path_of_stem.setdefault(path.stem, path) != path:
             raise ValueError(f"{path} and {path_of_stem[path.stem].name} differ only in their suffix; rename one")
-    return ImageSet(name if name in SET_FOLDERS else Path(os.path.abspath(name)).name, paths)
+    return ImageSet(name if name in known else Path(os.path.abspath(name)).name, paths)
 
 
 def size_of(image: np.ndarray) -> str:

@@ -1,10 +1,12 @@
 """PSNR, SSIM and PSNR-B between uint8 images, with the settings behind this field's published tables.
 
 An image is uint8, (H, W) for luma or (H, W, 3) for RGB. Nothing is cropped; a network's output is clamped and rounded
-before it gets here.
+before it gets here. `METRICS`, at the end, names the metrics that are measured: a new one is an entry there.
 """
 
 import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 from skimage.metrics import structural_similarity
@@ -14,13 +16,49 @@ from data.color import luma
 PEAK = 255.0
 BLOCK_PX = 8
 MIN_SIDE_PX = 11  # SSIM's window; also leaves PSNR-B at least one block boundary
-METRICS = ("psnr", "ssim", "psnrb")
 CHANNEL_ORDERS = ("published", "right")
 
 
+class Metric(NamedTuple):
+    """One number for a restored image, and how tables and results show it.
+
+    Attributes:
+        function: (restored, clean) to the number, both uint8 and of one shape.
+        decimals: in tables.
+        heading: its name in tables.
+        luma_settings, rgb_settings: how it is computed, as the protocol of a result says it.
+        unit: of the number; empty for none.
+        is_smaller_better: tables say so; they say nothing where larger is better.
+    """
+
+    function: Callable[[np.ndarray, np.ndarray], float]
+    decimals: int
+    heading: str
+    luma_settings: str
+    rgb_settings: str
+    unit: str = ""
+    is_smaller_better: bool = False
+
+
 def score(restored: np.ndarray, clean: np.ndarray) -> dict[str, float]:
-    """All three metrics of one image: {"psnr": dB, "ssim": -1..1, "psnrb": dB}. Errors as in `psnr`."""
-    return {"psnr": psnr(restored, clean), "ssim": ssim(restored, clean), "psnrb": psnrb(restored, clean)}
+    """All of `METRICS` of one image, by name: {"psnr": dB, "ssim": -1..1, "psnrb": dB}. Errors as in `psnr`."""
+    return {name: metric.function(restored, clean) for name, metric in METRICS.items()}
+
+
+def means(scores: Iterable[dict[str, float]]) -> dict[str, float]:
+    """The mean of every metric over images, from their `score`s, of which there is at least one."""
+    scores = list(scores)
+    return {name: float(np.mean([of_image[name] for of_image in scores])) for name in METRICS}
+
+
+def headings(names: Iterable[str]) -> str:
+    """Metrics as the title of a table of them: `PSNR (dB) / SSIM / PSNR-B (dB)`."""
+    return " / ".join(_heading(METRICS[name]) for name in names)
+
+
+def _heading(metric: Metric) -> str:
+    remarks = [metric.unit] * bool(metric.unit) + ["smaller is better"] * metric.is_smaller_better
+    return f"{metric.heading} ({', '.join(remarks)})" if remarks else metric.heading
 
 
 def psnr(restored: np.ndarray, clean: np.ndarray) -> float:
@@ -39,7 +77,7 @@ def psnr(restored: np.ndarray, clean: np.ndarray) -> float:
 def ssim(restored: np.ndarray, clean: np.ndarray) -> float:
     """Structural similarity: Gaussian window 11x11, sigma 1.5, mean over the valid region (5 pixels off each side).
 
-    Colour is the mean of the three channels' figures. Errors as in `psnr`. Source: Wang et al., 2004.
+    Colour is the mean of the three channels' values. Errors as in `psnr`. Source: Wang et al., 2004.
     """
     _check_pair(restored, clean)
     return float(
@@ -59,8 +97,8 @@ def psnrb(restored: np.ndarray, clean: np.ndarray, *, channel_order: str = "publ
     """PSNR with a penalty for blocking: the error grows by the restored image's blocking effect factor.
 
     For RGB the squared error is taken over all channels and the factor from the restored image's luma. The field's
-    published colour figures apply the luma weights with red and blue swapped, and only that order gives the printed
-    numbers, so it is the default here; "right" gives red and blue their own weights (0.003-0.005 dB lower on LIVE1's
+    published colour scores apply the luma weights with red and blue swapped, and only that order gives the printed
+    ones, so it is the default here; "right" gives red and blue their own weights (0.003-0.005 dB lower on LIVE1's
     JPEGs). Luma images have no such choice.
 
     Args:
@@ -126,3 +164,16 @@ def _check_pair(restored: np.ndarray, clean: np.ndarray) -> None:
         )
     if min(clean.shape[:2]) < MIN_SIDE_PX:
         raise ValueError(f"metrics need sides of at least {MIN_SIDE_PX} pixels, got {clean.shape[1]}x{clean.shape[0]}")
+
+
+METRICS = {  # by their name in results; the order is that of the tables
+    "psnr": Metric(psnr, 2, "PSNR", "PSNR peak 255", "PSNR over RGB, peak 255", unit="dB"),
+    "ssim": Metric(
+        ssim,
+        3,
+        "SSIM",
+        "SSIM 11x11 Gaussian, valid region",
+        "SSIM 11x11 Gaussian, valid region, mean of the channels",
+    ),
+    "psnrb": Metric(psnrb, 2, "PSNR-B", "PSNR-B 8x8", "PSNR-B 8x8, published channel order", unit="dB"),
+}

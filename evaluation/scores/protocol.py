@@ -1,12 +1,12 @@
 """The benchmarks as the field runs them: which images a set is, how they are degraded, and a system's score on them.
 
 Ground truth is a uint8 image: luma as stored where a set is gray, MATLAB's Y (16..235) where luma is taken of colour,
-RGB otherwise. It is coded as a baseline JPEG at each quality, and a system's output is compared with it. A set's figure
-is the mean of its images' figures. The gain is an output's PSNR less that of the JPEG it was made from.
+RGB otherwise. It is coded as a baseline JPEG at each quality, and a system's output is compared with it. A set's score
+is the mean of its images' scores. The gain is an output's PSNR less that of the JPEG it was made from.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -18,13 +18,11 @@ from tqdm import tqdm
 from data.images import read_image
 from data.jpeg import compress
 from evaluation.scores.image_sets import ImageSet, read_clean, size_of
-from evaluation.scores.metrics import METRICS, score
+from evaluation.scores.metrics import METRICS, means, score
 
-PROTOCOLS = {
-    "gray": "uint8 luma (MATLAB Y, 16..235, of colour images; gray images as stored), one-channel JPEG; "
-    "PSNR peak 255; SSIM 11x11 Gaussian, valid region; PSNR-B 8x8; no border cropped; mean over images",
-    "color": "uint8 RGB, 4:2:0 JPEG; PSNR over RGB, peak 255; SSIM 11x11 Gaussian, valid region, mean of the channels; "
-    "PSNR-B 8x8, published channel order; no border cropped; mean over images",
+GROUND_TRUTH = {
+    "gray": "uint8 luma (MATLAB Y, 16..235, of colour images; gray images as stored), one-channel JPEG",
+    "color": "uint8 RGB, 4:2:0 JPEG",
 }
 
 Restore = Callable[[np.ndarray], np.ndarray]  # degraded image -> restored image, both uint8 and of one shape
@@ -39,7 +37,7 @@ class Case(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """An image's figures: a system's output's, its gain among them, and those of the JPEG it was made from."""
+    """An image's scores: a system's output's, its gain among them, and those of the JPEG it was made from."""
 
     output: dict[str, float]
     jpeg: dict[str, float]
@@ -104,7 +102,7 @@ def evaluate(
     Returns:
         {"method", "channels", "protocol", "results": {set: {quality: {"psnr", "ssim", "psnrb", "gain", "worst_gain",
         "jpeg": {"psnr", "ssim", "psnrb"}, "images": {stem: {"psnr", "ssim", "psnrb", "gain"}}}}}}, the qualities as
-        strings; PSNR, PSNR-B and gains in dB. "worst_gain" is the lowest of an image, "jpeg" the JPEGs' own figures.
+        strings; PSNR, PSNR-B and gains in dB. "worst_gain" is the lowest of an image, "jpeg" the JPEGs' own scores.
         PSNR is infinite for equal images, and so is the gain, with its sign, where either image alone equals the clean
         one; it is 0 where both do. A mean of gains of both infinities is no number.
 
@@ -127,7 +125,13 @@ def evaluate(
         finally:
             pool.shutdown(cancel_futures=True)
     results = {name: {str(quality): _summary(images, name, quality) for quality in qualities} for name, _ in sets}
-    return {"method": method, "channels": channels, "protocol": PROTOCOLS[channels], "results": results}
+    return {"method": method, "channels": channels, "protocol": describe(channels), "results": results}
+
+
+def describe(channels: str) -> str:
+    """The protocol in words, as results of "gray" or "color" evaluations keep it."""
+    settings = [one.luma_settings if channels == "gray" else one.rgb_settings for one in METRICS.values()]
+    return "; ".join([GROUND_TRUTH[channels], *settings, "no border cropped", "mean over images"])
 
 
 def _cases(sets: Sequence[ImageSet], qualities: Sequence[int]) -> Iterator[tuple[Path, Case]]:
@@ -167,17 +171,12 @@ def _collect(waiting: deque, images: dict[Case, Scores], bar: tqdm) -> None:
 def _summary(images: dict[Case, Scores], name: str, quality: int) -> dict:
     chosen = {case.stem: scores for case, scores in images.items() if case[:2] == (name, quality)}
     gains = [scores.output["gain"] for scores in chosen.values()]
-    return _means(scores.output for scores in chosen.values()) | {
+    return means(scores.output for scores in chosen.values()) | {
         "gain": sum(gains) / len(gains),
         "worst_gain": min(gains),
-        "jpeg": _means(scores.jpeg for scores in chosen.values()),
+        "jpeg": means(scores.jpeg for scores in chosen.values()),
         "images": {stem: scores.output for stem, scores in chosen.items()},
     }
-
-
-def _means(scores: Iterable[dict[str, float]]) -> dict[str, float]:
-    scores = list(scores)
-    return {metric: float(np.mean([figures[metric] for figures in scores])) for metric in METRICS}
 
 
 def _restored_path(folder: Path, case: Case) -> Path:

@@ -1,37 +1,46 @@
 """Results as tables: what was measured, and what was measured beside the rows that the paper prints."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 import yaml
 
 from evaluation.report import NO_VALUE, Section
-from evaluation.scores.metrics import METRICS
+from evaluation.scores.metrics import METRICS, headings
 
-BUILT_TABLES = (1, 3, 4)  # those of PSNR / SSIM / PSNR-B over sets and qualities
-DECIMALS = {"psnr": 2, "ssim": 3, "psnrb": 2}
+BUILT_TABLES = (1, 3, 4)  # those of metrics that are measured here, over sets and qualities
 PAPERS_OWN = "the paper"  # what its tables call "Ours"
 
 
 def summarize(result: dict) -> Section:
     """A row for each set and quality of an evaluation's result (see `scores.protocol.evaluate`), as cards show it.
 
-    A note says what a set gains over all its qualities, and which image gains least.
+    The metrics are those of the result. A note says what a set gains over all its qualities, and which image gains
+    least.
     """
+    metrics = metrics_of(result)
     rows = [["set", "quality", "JPEG", result["method"], "gain (dB)", "lowest gain (dB)", "images"]]
     for set_name, qualities in result["results"].items():
         for quality, scores in qualities.items():
-            figures = [_cell([of[metric] for metric in METRICS]) for of in (scores["jpeg"], scores)]
+            cells = [_measured_cell(values, metrics) for values in (scores["jpeg"], scores)]
             gains = [f"{scores['gain']:+.2f}", f"{scores['worst_gain']:+.2f}"]
-            rows.append([set_name, quality, *figures, *gains, str(len(scores["images"]))])
-    title = f"{result['method']}, {result['channels']}: PSNR (dB) / SSIM / PSNR-B (dB)"
+            rows.append([set_name, quality, *cells, *gains, str(len(scores["images"]))])
+    title = f"{result['method']}, {result['channels']}: {headings(metrics)}"
     notes = [_gains(*item) for item in result["results"].items()]
     return Section(title, rows, [*notes, f"protocol: {result['protocol']}"])
 
 
+def metrics_of(result: dict) -> list[str]:
+    """The metrics that a result holds, in their order."""
+    qualities = next(iter(result["results"].values()))
+    return list(next(iter(qualities.values()))["jpeg"])  # where there is nothing but metrics
+
+
 def paper_table(number: int) -> dict:
-    """A table as the paper prints it: {"metrics", "channels", "rows": {method: {set: {quality: [figures]}}}, "notes"}.
+    """A table as the paper prints it: {"metrics", "channels", "rows": {method: {set: {quality: [scores]}}}, "notes"}.
+
+    A cell's scores are those of "metrics", in that order.
 
     Raises:
         ValueError: if the paper has no such table.
@@ -51,11 +60,14 @@ def sets_and_qualities(number: int) -> tuple[list[str], list[int]]:
 def compare(number: int, measured: Sequence[dict]) -> list[Section]:
     """The paper's rows and, below them, the measured ones; a section for each set that was measured.
 
+    The metrics are the printed table's. A result may have others too; one that it does not have is left open.
+
     Args:
         number: one of `BUILT_TABLES`.
         measured: results over the table's sets (or some of them) and qualities, of the table's channels.
     """
     table = paper_table(number)
+    metrics = table["metrics"]
     sets, qualities = sets_and_qualities(number)
     sections = []
     for set_name in (name for name in sets if any(name in result["results"] for result in measured)):
@@ -66,14 +78,14 @@ def compare(number: int, measured: Sequence[dict]) -> list[Section]:
                 [
                     PAPERS_OWN if method == "Ours" else method,
                     "printed",
-                    *(_cell(printed.get(quality), is_printed=True) for quality in qualities),
+                    *(_printed_cell(printed.get(quality), metrics) for quality in qualities),
                 ]
             )
         for result in measured:
             found = result["results"].get(set_name, {})
-            figures = ([found[str(q)][metric] for metric in METRICS] if str(q) in found else None for q in qualities)
-            rows.append([result["method"], "measured", *map(_cell, figures)])
-        title = f"Table {number}, {set_name}, {table['channels']}: PSNR (dB) / SSIM / PSNR-B (dB)"
+            cells = (_measured_cell(found.get(str(quality)), metrics) for quality in qualities)
+            rows.append([result["method"], "measured", *cells])
+        title = f"Table {number}, {set_name}, {table['channels']}: {headings(metrics)}"
         sections.append(Section(title, rows, [note for note in table.get("notes", []) if set_name in note]))
     return sections
 
@@ -82,22 +94,25 @@ def check_jpeg(result: dict, number: int) -> tuple[int, list[str]]:
     """Hold a measured JPEG row against the paper's, to the digit that is printed.
 
     Returns:
-        How many figures were compared, and a line for each that differs.
+        How many scores were compared, and a line for each that differs.
     """
+    table = paper_table(number)
     num_compared, differences = 0, []
-    for set_name, cells in paper_table(number)["rows"]["JPEG"].items():
-        for quality, printed in cells.items():
-            scores = result["results"].get(set_name, {}).get(str(quality))
-            for metric, figure in zip(METRICS, printed, strict=True) if scores else ():
+    for set_name, cells in table["rows"]["JPEG"].items():
+        for quality, cell in cells.items():
+            scores = result["results"].get(set_name, {}).get(str(quality), {})
+            for metric, printed in zip(table["metrics"], cell, strict=True):
+                if metric not in scores:
+                    continue
                 num_compared += 1
-                value = scores[metric]
-                if not agrees(value, figure, metric):
-                    differences.append(f"{set_name} Q{quality} {metric}: measured {value:.4f}, printed {figure}")
+                if not agrees(scores[metric], printed, metric):
+                    measured = f"measured {scores[metric]:.4f}, printed {printed}"
+                    differences.append(f"{set_name} Q{quality} {metric}: {measured}")
     return num_compared, differences
 
 
 def agrees(value: float, printed: float, metric: str) -> bool:
-    """Whether a value rounds to a printed figure, at the metric's decimals or as many more as the figure has."""
+    """Whether a value rounds to a printed score, at the metric's decimals or as many more as the printed one has."""
     return abs(value - printed) <= 0.5 * 10 ** -_printed_decimals(printed, metric) + 1e-9  # a tie may round either way
 
 
@@ -109,9 +124,9 @@ def _paper_tables() -> dict:
 def _gains(set_name: str, qualities: dict[str, dict]) -> str:
     """The line on what a set's images gain over their JPEGs, at all qualities together."""
     gain_of = {
-        (stem, quality): figures["gain"]
+        (stem, quality): of_image["gain"]
         for quality, scores in qualities.items()
-        for stem, figures in scores["images"].items()
+        for stem, of_image in scores["images"].items()
     }
     mean = sum(gain_of.values()) / len(gain_of)
     num_worse = sum(gain < 0 for gain in gain_of.values())
@@ -122,15 +137,21 @@ def _gains(set_name: str, qualities: dict[str, dict]) -> str:
     )
 
 
-def _printed_decimals(figure: float, metric: str) -> int:
-    """Decimals of a printed figure: the metric's, or as many more as the figure has."""
-    return max(DECIMALS[metric], len(str(figure).partition(".")[2]))
+def _printed_decimals(printed: float, metric: str) -> int:
+    """Decimals of a printed score: the metric's, or as many more as it has."""
+    return max(METRICS[metric].decimals, len(str(printed).partition(".")[2]))
 
 
-def _cell(figures: Sequence[float] | None, *, is_printed: bool = False) -> str:
-    if figures is None:
+def _printed_cell(scores: Sequence[float] | None, metrics: Sequence[str]) -> str:
+    if scores is None:
         return NO_VALUE
-    named = zip(METRICS, figures, strict=True)
+    named = zip(metrics, scores, strict=True)
+    return " / ".join(f"{score:.{_printed_decimals(score, metric)}f}" for metric, score in named)
+
+
+def _measured_cell(scores: Mapping[str, float] | None, metrics: Sequence[str]) -> str:
+    if scores is None:
+        return NO_VALUE
     return " / ".join(
-        f"{x:.{_printed_decimals(x, metric) if is_printed else DECIMALS[metric]}f}" for metric, x in named
+        f"{scores[metric]:.{METRICS[metric].decimals}f}" if metric in scores else NO_VALUE for metric in metrics
     )

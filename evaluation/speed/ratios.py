@@ -70,8 +70,8 @@ def section(result: dict) -> Section:
     rows = [["", "ours", "baseline", "unit", "ratio", "lowest..highest"]]
     for row in result["rows"]:
         spread = "-" if row["spread"] is None else "..".join(f"{ratio:.3g}" for ratio in row["spread"])
-        figures = [f"{row['ours']:.4g}", f"{row['baseline']:.4g}", row["unit"], f"{row['ratio']:.3g}", spread]
-        rows.append([row["name"], *figures])
+        numbers = [f"{row['ours']:.4g}", f"{row['baseline']:.4g}", row["unit"], f"{row['ratio']:.3g}", spread]
+        rows.append([row["name"], *numbers])
     notes = [
         f"{title}: " + ", ".join(f"{name} {value}" for name, value in result[title].items())
         for title in ("machine", "versions", "settings")

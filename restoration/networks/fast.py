@@ -9,6 +9,7 @@ overlapping tiles match the whole image to a fraction of a grey level.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -23,6 +24,33 @@ Fusion = Literal["invertible", "concatenation", "none"]
 
 # DEVIATION: the exponent is bounded, as in the release but not in Eq. 6. Training in half precision needs that.
 EXPONENT_BOUND = 0.8
+
+
+@dataclass(frozen=True)
+class FastOptions:
+    """Options of "fast", which is ours.
+
+    Args:
+        widths: channels of the trunk at 1/2, 1/4 and 1/8 of the size.
+        blocks_down: blocks before each halving, and at 1/8 before the fusion.
+        blocks_up: blocks after the fusion at 1/2, 1/4 and 1/8.
+        fusion_hidden_ratio: channels inside the fusions' residual blocks, as a share of the trunk's.
+        block: what the trunk is made of: "residual" (two 3x3 convolutions) or "gated" (depthwise, with products).
+        fusion: "invertible" as the paper's; "concatenation" or "none" (no guidance), to measure what that is worth.
+    """
+
+    widths: tuple[int, int, int] = (64, 128, 192)
+    blocks_down: tuple[int, int, int] = (2, 2, 2)
+    blocks_up: tuple[int, int, int] = (4, 4, 4)
+    fusion_hidden_ratio: float = 1.0
+    block: Block = "residual"
+    fusion: Fusion = "invertible"
+
+    def __post_init__(self) -> None:
+        if min(*self.widths, *self.blocks_down, *self.blocks_up) < 0 or min(self.widths) < 1:
+            raise ValueError("network.fast.widths must be at least 1, blocks_down and blocks_up at least 0")
+        if not self.fusion_hidden_ratio > 0:
+            raise ValueError(f"network.fast.fusion_hidden_ratio must be > 0, got {self.fusion_hidden_ratio}")
 
 
 class FastRestorer(Restorer):

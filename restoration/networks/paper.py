@@ -5,6 +5,7 @@ E2' are E1 and E2 after Eq. 3-4.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,21 @@ from restoration.networks.restorer import Restorer
 
 RELEASED_EXPONENT_BOUND = 0.8
 POOLING_WINDOWS_PX = (4, 8, 16, 32)
+
+
+@dataclass(frozen=True)
+class PaperOptions:
+    """Options of "paper", the authors' architecture.
+
+    Args:
+        released_fusion: true fuses as the authors' code does, false as Eq. 5-6 are printed.
+        width: channels of the trunk.
+        groups: residual attention groups after the fusion of E3, E2' and E1'.
+    """
+
+    released_fusion: bool = False
+    width: int = 64
+    groups: tuple[int, int, int] = (2, 4, 4)
 
 
 class PaperRestorer(Restorer):

@@ -1,5 +1,6 @@
 """`python -m data download` against a server on this machine that can break off, ignore ranges, or refuse."""
 
+import dataclasses
 import errno
 import hashlib
 import http.client
@@ -23,6 +24,7 @@ from PIL import Image
 from data import download as downloading
 from data.download import download, fetch
 from data.images import list_images
+from data.known_sets import KNOWN_SETS
 from data.splits import BSDS500_SPLITS, bsds500_stems
 from tests.places import ROOT
 from tests.program import run_data
@@ -297,12 +299,17 @@ def bsds500_archive() -> bytes:
     return buffer.getvalue()
 
 
+def publish_at(monkeypatch: pytest.MonkeyPatch, name: str, *addresses: str) -> None:
+    """Let a set be found at these addresses instead of its owner's."""
+    monkeypatch.setitem(KNOWN_SETS, name, dataclasses.replace(KNOWN_SETS[name], addresses=addresses))
+
+
 def test_bsds500_is_fetched_resumed_prepared_and_packed(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.files["/BSR_bsds500.tgz"] = bsds500_archive()
     server.num_breaks, server.break_after_bytes = 1, 10_000
-    monkeypatch.setitem(downloading.ADDRESSES, "bsds500", (server.url("/BSR_bsds500.tgz"),))
+    publish_at(monkeypatch, "bsds500", server.url("/BSR_bsds500.tgz"))
     root = tmp_path / "datasets"
     made = download("bsds500", root=root, pack_dir=tmp_path / "packed", wait_seconds=0)
     assert made.counts == {"train": 200, "val": 100, "test": 200}
@@ -319,7 +326,7 @@ def test_a_bad_archive_or_an_existing_set_makes_no_set(
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("readme.txt", "no images")
     server.files["/train.zip"] = server.files["/valid.zip"] = buffer.getvalue()
-    monkeypatch.setitem(downloading.ADDRESSES, "div2k", (server.url("/train.zip"), server.url("/valid.zip")))
+    publish_at(monkeypatch, "div2k", server.url("/train.zip"), server.url("/valid.zip"))
     root = tmp_path / "datasets"
     assert run_data("download", "div2k", "--root", str(root)) == 2
     assert "train.zip + " in (said := capsys.readouterr().err) and "holds no images" in said
@@ -344,7 +351,7 @@ def test_a_damaged_archive_is_set_aside_and_fetched_again(
     changed = bytearray(sound)
     changed[-6] ^= 1  # in gzip's checksum: every image can be read
     bad = {"cut": sound[:-1000], "changed": bytes(changed), "page": b"<html>Log in first</html>"}[damage]
-    monkeypatch.setitem(downloading.ADDRESSES, "bsds500", (server.url("/BSR_bsds500.tgz"),))
+    publish_at(monkeypatch, "bsds500", server.url("/BSR_bsds500.tgz"))
     root = tmp_path / "datasets"
     archives = root / "archives"
     command = ["download", "bsds500", "--root", str(root), "--pack-dir", str(tmp_path / "packed")]

@@ -19,7 +19,7 @@ from PIL import Image
 
 import data.prepare
 from data.images import list_images, read_image
-from data.known_sets import known_sets, pixel_digest
+from data.known_sets import known_digests, pixel_digest
 from data.prepare import prepare
 from data.splits import BSDS500_SPLITS, bsds500_stems, refuse_other_split
 from data.store import open_store
@@ -91,16 +91,16 @@ def test_classic5_stored_as_equal_rgb_becomes_gray_and_colour_is_refused(tmp_pat
     prepare("classic5", source, root=root)
     np.testing.assert_array_equal(read_image(root / "classic5/4.png"), picture("lena", 8, 8))
     save(source / "lena.bmp", picture("lena", 8, 8, 3))
-    with pytest.raises(ValueError, match=r"1 broken \(.*lena.bmp is in colour, and Classic5 is distributed in gray"):
+    with pytest.raises(ValueError, match=r"1 broken \(.*lena.bmp is in colour, and classic5 is distributed in gray"):
         prepare("classic5", source, root=root, force=True)
 
 
 def test_live1_bitmaps_become_png_without_loss_and_strangers_are_left_out(tmp_path: Path, root: Path) -> None:
-    for stem in known_sets()["live1"]:
+    for stem in known_digests()["live1"]:
         save(tmp_path / f"refimgs/{stem}.bmp")
     save(tmp_path / "refimgs/extra.bmp")
     made = prepare("live1", tmp_path / "refimgs", root=root)
-    assert [path.stem for path in list_images(root / "live1")] == sorted(known_sets()["live1"])
+    assert [path.stem for path in list_images(root / "live1")] == sorted(known_digests()["live1"])
     np.testing.assert_array_equal(read_image(root / "live1/bikes.png"), picture("bikes"))
     assert "note: 1 other images of the source were left out" in made.notes
 
@@ -179,7 +179,7 @@ def test_photos_that_repeat_or_hold_benchmark_images_are_reported(
     save(tmp_path / "source/a.png", picture(1))
     save(tmp_path / "source/b.bmp", picture(1))
     known = {"classic5": {"1": pixel_digest(picture(1))}, "live1": {}}
-    monkeypatch.setattr("data.known_sets.known_sets", lambda: known)
+    monkeypatch.setattr("data.known_sets.known_digests", lambda: known)
     made = prepare("photos", tmp_path / "source", root=root, pack_dir=packs)
     assert made.notes == [
         "warning: the same picture under several names: a = b",

@@ -156,7 +156,8 @@ def test_unseen_qualities_lie_between_the_seen_ones(seen: list[int], unseen: lis
 QUALITIES = [10, 30, 50, 70, 90]
 
 
-@pytest.mark.parametrize(("channels", "least"), [("gray", 1.0), ("color", 0.9)])  # colour: chroma of cut-off neighbours
+# In colour, some depends on the chroma of neighbours that are cut off.
+@pytest.mark.parametrize(("channels", "least"), [("gray", 1.0), ("color", 0.9)])
 def test_reencoding_reads_aligned_crops_and_nothing_off_the_grid(tmp_path: Path, channels: str, least: float) -> None:
     write_pictures(tmp_path, list("abcd"), size=96)
     images = ImageSet("set", sorted(tmp_path.iterdir()))
@@ -209,7 +210,7 @@ def test_ridge_strength_is_chosen_on_images_left_out() -> None:
     assert fit_probes(rows, qualities, np.arange(80)).ridge[-1].alpha < 1
 
 
-def test_clustering_figures_have_their_closed_form() -> None:
+def test_clustering_scores_have_their_closed_form() -> None:
     rows, qualities = np.array([[0.0], [1.0], [4.0], [6.0]]), np.array([10, 10, 20, 20])
     # Distances within and to the other group: 1 and 5, 1 and 4, 2 and 3.5, 2 and 5.5.
     expected = (4 / 5 + 3 / 4 + 1.5 / 3.5 + 3.5 / 5.5) / 4
@@ -240,7 +241,7 @@ def scores_of_rows(made: Callable[[np.ndarray, np.random.Generator], np.ndarray]
     return score_rows(torch.from_numpy(rows), fit_probes(fitted, probed.qualities, probed.images), tested)
 
 
-def test_a_perfect_representation_gets_perfect_figures() -> None:
+def test_a_perfect_representation_gets_perfect_scores() -> None:
     scores = scores_of_rows(lambda q, rng: np.eye(5)[q // 20] + 0.001 * rng.normal(size=(len(q), 5)))
     assert (scores["knn_accuracy"], scores["knn_mae"], scores["probe_accuracy"]) == (1.0, 0.0, 1.0)
     assert scores["quality_mae"] < 0.1 and scores["silhouette"] > 0.99 and scores["content_ratio"] < 0.01
@@ -325,9 +326,9 @@ def test_unseen_takes_the_classifier_of_the_unseen_and_the_ridge_of_the_seen_qua
     assert offgrid == Probes(("classifier", {10, 50, 90}), ("ridge", {10, 50, 90})) and set(seen) == {10, 50, 90}
     assert unseen == Probes(("classifier", {30, 70}), ("ridge", {10, 50, 90})) and set(tested) == {30, 70}
     assert len(spied["fitted"]) == 2  # the ridge of `unseen` is that of `offgrid`
-    figures = result["results"]["bright"]["unseen"]
-    assert figures["encoder"]["num_crops"] == figures["reencode"]["num_crops"] == 3 * 2
-    assert figures["encoder"]["quality_mae"] == 7.0
+    values = result["results"]["bright"]["unseen"]
+    assert values["encoder"]["num_crops"] == values["reencode"]["num_crops"] == 3 * 2
+    assert values["encoder"]["quality_mae"] == 7.0
     assert result["protocol"]["chance"] == {"offgrid": chance((10, 50, 90)), "unseen": chance((30, 70))}
 
 
@@ -335,18 +336,18 @@ def test_results_and_tables_hold_every_size_set_condition_and_kind(bright_and_da
     plan = plan_of("aligned", "resized", sizes_px=(24, 16))
     result = measure({}, read_brightness, bright_and_dark, None, plan, name="x", with_reencode=True)
     assert list(result["crop_sizes"]) == ["24", "16"] and result["results"] == result["crop_sizes"]["24"]
-    assert {name: list(figures) for name, figures in result["results"].items()} == {
+    assert {name: list(values) for name, values in result["results"].items()} == {
         name: ["aligned", "resized"] for name in ("bright", "dark")
     }
     tables = sections(result)
     assert [table.title for table in tables] == [
         f"x, gray, {name}, {size}-pixel crops" for size in (24, 16) for name in ("bright", "dark")
     ]
-    figures = result["crop_sizes"]["16"]["dark"]["resized"]["reencode"]
+    values = result["crop_sizes"]["16"]["dark"]["resized"]["reencode"]
     row = tables[3].rows[2]
     assert row[:2] == ["resized", "reencode"] and row[4:6] == [
-        f"{figures['probe_accuracy']:.3f}",
-        f"{figures['quality_mae']:.2f}",
+        f"{values['probe_accuracy']:.3f}",
+        f"{values['quality_mae']:.2f}",
     ]
     assert tables[0].notes[0] == "qualities 10, 50, 90; chance: accuracy 0.333, quality MAE 26.7"
 

@@ -11,9 +11,10 @@ from PIL import Image
 from data.color import luma
 from data.images import read_image
 from data.jpeg import compress
+from data.known_sets import measured_folders
 from data.splits import bsds500_stems
 from evaluation.scores import protocol
-from evaluation.scores.image_sets import SET_FOLDERS, open_sets, present_sets, read_clean
+from evaluation.scores.image_sets import open_sets, present_sets, read_clean
 from evaluation.scores.metrics import METRICS, psnr, psnrb, score
 from evaluation.scores.protocol import evaluate, restored_by, restored_in
 from evaluation.scores.tables import agrees, paper_table
@@ -49,14 +50,14 @@ def save_random(path: Path, *shape: int, seed: int = 0) -> np.ndarray:
 def test_jpeg_rows_equal_the_papers_to_the_printed_digit(
     data_root: DataRoot, number: int, set_name: str, qualities: list[int]
 ) -> None:
-    sets = open_sets([set_name], data_root(SET_FOLDERS[set_name]))
+    sets = open_sets([set_name], data_root(measured_folders()[set_name].path))
     table = paper_table(number)
     result = evaluate(restored_by(identity), sets, qualities, table["channels"], method="jpeg")
     for quality in qualities:
         measured = result["results"][set_name][str(quality)]
         for metric, printed in zip(METRICS, table["rows"]["JPEG"][set_name][quality], strict=True):
             if (set_name, quality, printed) == ("live1", 45, 32.778):
-                printed = 32.78  # the one figure with a third decimal, which the measured 32.784 does not share
+                printed = 32.78  # the one score with a third decimal, which the measured 32.784 does not share
             assert agrees(measured[metric], printed, metric), (quality, metric, measured[metric], printed)
 
 
@@ -71,7 +72,7 @@ def test_jpeg_rows_equal_the_papers_to_the_printed_digit(
 def test_luma_jpeg_at_quality_10_to_more_decimals(
     data_root: DataRoot, set_name: str, row: tuple[float, float, float]
 ) -> None:
-    sets = open_sets([set_name], data_root(SET_FOLDERS[set_name]))
+    sets = open_sets([set_name], data_root(measured_folders()[set_name].path))
     measured = evaluate(restored_by(identity), sets, [10], "gray", method="jpeg")["results"][set_name]["10"]
     decimals = 4 if set_name == "bsds500" else 3
     assert (round(measured["psnr"], decimals), round(measured["psnrb"], decimals)) == (row[0], row[2])
@@ -79,12 +80,12 @@ def test_luma_jpeg_at_quality_10_to_more_decimals(
 
 
 def test_colour_psnrb_depends_on_the_channel_order(data_root: DataRoot) -> None:
-    ((_, paths),) = open_sets(["live1"], data_root(SET_FOLDERS["live1"]))
+    ((_, paths),) = open_sets(["live1"], data_root("live1"))
     clean = [read_clean(path, "color") for path in paths]
     degraded = [compress(image, 10) for image in clean]
     for order, expected in (("published", 24.2039), ("right", 24.2006)):
-        figures = [psnrb(*pair, channel_order=order) for pair in zip(degraded, clean, strict=True)]
-        assert round(float(np.mean(figures)), 4) == expected
+        values = [psnrb(*pair, channel_order=order) for pair in zip(degraded, clean, strict=True)]
+        assert round(float(np.mean(values)), 4) == expected
 
 
 def test_scores_are_per_image_and_means_per_set(tmp_path: Path) -> None:
@@ -95,9 +96,9 @@ def test_scores_are_per_image_and_means_per_set(tmp_path: Path) -> None:
     assert list(result["results"]["mine"]) == ["30", "70"]
     for quality, scores in result["results"]["mine"].items():
         expected = {stem: score(compress(image, int(quality)), image) for stem, image in images.items()}
-        assert scores["images"] == {stem: figures | {"gain": 0.0} for stem, figures in expected.items()}
+        assert scores["images"] == {stem: values | {"gain": 0.0} for stem, values in expected.items()}
         for metric in METRICS:
-            mean = np.mean([figures[metric] for figures in expected.values()])
+            mean = np.mean([values[metric] for values in expected.values()])
             assert scores[metric] == scores["jpeg"][metric] == pytest.approx(mean, abs=1e-12)
 
 
@@ -117,7 +118,7 @@ def test_gain_is_the_psnr_beyond_the_jpegs_on_average_and_at_worst(tmp_path: Pat
     degraded = {stem: compress(image, 30) for stem, image in images.items()}
     gain = {stem: psnr(mixed(degraded[stem]), images[stem]) - psnr(degraded[stem], images[stem]) for stem in images}
     assert gain["b"] < 0 < min(gain["a"], gain["c"])
-    assert {stem: figures["gain"] for stem, figures in scores["images"].items()} == gain
+    assert {stem: values["gain"] for stem, values in scores["images"].items()} == gain
     assert scores["gain"] == pytest.approx(sum(gain.values()) / 3) and scores["worst_gain"] == gain["b"]
     for metric in METRICS:
         mean = np.mean([score(degraded[stem], images[stem])[metric] for stem in images])

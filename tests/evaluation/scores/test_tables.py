@@ -27,7 +27,7 @@ def measured(method: str = "ours", *, sets: tuple[str, ...] = ("live1",), qualit
 def jpeg_as_printed(number: int) -> dict:
     rows = tables.paper_table(number)["rows"]["JPEG"]
     results = {
-        name: {str(quality): dict(zip(METRICS, figures, strict=True)) for quality, figures in cells.items()}
+        name: {str(quality): dict(zip(METRICS, values, strict=True)) for quality, values in cells.items()}
         for name, cells in rows.items()
     }
     return {"method": "jpeg", "results": results}
@@ -53,8 +53,8 @@ def test_cells_absent_in_print_and_extra_digits_are_kept() -> None:
     classic5, live1 = tables.compare(1, [measured(sets=("classic5", "live1"))])
     assert next(row for row in classic5.rows if row[0] == "RDN")[-1] == "-"
     (table4,) = tables.compare(4, [measured(sets=("classic5",))])
-    figures = ["33.99 / 0.9015 / 33.20", "34.72 / 0.9122 / 33.83"]
-    assert next(row for row in table4.rows if row[0] == "FBCNN")[-2:] == figures
+    values = ["33.99 / 0.9015 / 33.20", "34.72 / 0.9122 / 33.83"]
+    assert next(row for row in table4.rows if row[0] == "FBCNN")[-2:] == values
     assert live1.notes == []
 
 
@@ -68,7 +68,7 @@ def test_printed_jpeg_row_agrees_with_itself(number: int) -> None:
     assert tables.check_jpeg(jpeg_as_printed(number), number) == (36, [])
 
 
-def test_differing_jpeg_figure_is_named() -> None:
+def test_differing_jpeg_score_is_named() -> None:
     result = jpeg_as_printed(1)
     result["results"]["live1"]["20"]["psnr"] += 0.006
     num_compared, differences = tables.check_jpeg(result, 1)
@@ -117,7 +117,7 @@ def test_summary_says_what_a_set_gains_over_all_qualities_and_which_image_gains_
     assert "mean +0.825 dB" in icb and "lowest -0.500 dB (b at Q20)" in icb
 
 
-def test_json_turns_infinite_figures_into_null() -> None:
+def test_json_turns_infinite_scores_into_null() -> None:
     content = json.loads(as_json({"measured": [measured()]}))
     cell = content["measured"][0]["results"]["live1"]["10"]
     assert cell["psnrb"] is None and cell["images"]["b"] == {

@@ -1,11 +1,13 @@
 """Networks by name: the options of a config, of a weight file and of the network are the same."""
 
+import inspect
 import json
+from dataclasses import asdict
 
 import pytest
 
 from cqe.encoder import QualityEncoder
-from restoration.networks import FastOptions, NetworkConfig, PaperOptions, build_restorer
+from restoration.networks import NETWORKS, FastOptions, NetworkConfig, PaperOptions, build_restorer
 from restoration.networks.fast import FastRestorer
 from restoration.networks.paper import PaperRestorer
 
@@ -38,6 +40,14 @@ def test_the_default_is_the_papers_network() -> None:
         "name": "paper",
         "options": {"released_fusion": False, "width": 64, "groups": (2, 4, 4)},
     }
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_class_and_its_options_have_the_same_keywords_and_defaults(name: str) -> None:
+    network_class, options_class = NETWORKS[name]
+    parameters = inspect.signature(network_class).parameters.values()
+    keywords = {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
+    assert keywords == asdict(options_class())
 
 
 def test_values_out_of_range_are_refused() -> None:
