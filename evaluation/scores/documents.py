@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from common.files import sha256, write_text
 from evaluation.report import NO_VALUE, as_json
@@ -88,7 +88,11 @@ def updated(page: str | Path, root: str | Path) -> str:
         missing = [path for path in paths if not path.is_file()]
         if missing:
             raise FileNotFoundError(f"{page}: {missing[0]} is missing, which the table '{layout}' is made from")
-        return f"{start}{LAYOUTS[layout](paths)}{end}"
+        try:
+            return f"{start}{LAYOUTS[layout](paths)}{end}"
+        except (ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{page}: no table '{layout}' can be made from {files} ({reason})") from None
 
     return _MARK.sub(made, text)
 
@@ -164,13 +168,15 @@ def gains_table(paths: Sequence[Path]) -> str:
     return "".join(parts)
 
 
-def weight_file(paths: Sequence[Path]) -> str:
-    """A weight file's name, type of numbers, size and checksum, in a line."""
-    (path,) = paths
-    with safe_open(path, framework="numpy") as file:
-        kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - not a dict
-    stored = "float16" if "F16" in kinds else "float32"
-    return f"`{path.name}`, {stored}, {path.stat().st_size / 1e6:.1f} MB, sha256 `{sha256(path)}`"
+def weight_files(paths: Sequence[Path]) -> str:
+    """Weight files' names, types of numbers, sizes and checksums, in a line."""
+    described = []
+    for path in paths:
+        with safe_open(path, framework="numpy") as file:
+            kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - not a dict
+        stored = "float16" if "F16" in kinds else "float32"
+        described.append(f"`{path.name}`, {stored}, {path.stat().st_size / 1e6:.1f} MB, sha256 `{sha256(path)}`")
+    return "; ".join(described)
 
 
 LAYOUTS: dict[str, Callable[[Sequence[Path]], str]] = {
@@ -178,7 +184,7 @@ LAYOUTS: dict[str, Callable[[Sequence[Path]], str]] = {
     "full": full_table,
     "scores": scores_table,
     "gains": gains_table,
-    "weights": weight_file,
+    "weights": weight_files,
 }
 
 
@@ -192,7 +198,7 @@ def _read(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        raise ValueError(f"{path} is no JSON; make it again (docs/results.md says how)") from None
+        raise ValueError("it is no JSON; docs/results.md says how to make it again") from None
 
 
 def _cells(result: dict) -> list[tuple[str, str, dict]]:

@@ -213,11 +213,14 @@ def test_check_finds_what_is_not_up_to_date(root: Path, refusal: Callable) -> No
         ("<!-- table scores: docs/results/none.json -->\n<!-- end -->", "none.json is missing"),
         ("<!-- table scroes: README.md -->\n<!-- end -->", "no table 'scroes'; there are short, full"),
         ("<!-- table scores: README.md -->\n", "has no '<!-- end -->'"),
-        ("<!-- table scores: README.md -->\n<!-- end -->", "README.md is no JSON"),
+        ("<!-- table scores: README.md -->\n<!-- end -->", "can be made from README.md (it is no JSON"),
+        ("<!-- table scores: results.json -->\n<!-- end -->", "can be made from results.json ('results')"),
+        ("<!-- table weights: README.md -->\n<!-- end -->", "no table 'weights' can be made from README.md"),
     ],
 )
 def test_marks_that_cannot_be_read_are_named(root: Path, refusal: Callable, text: str, message: str) -> None:
     (root / "README.md").write_text(text)
+    (root / "results.json").write_text("{}")
     line = refusal()
     assert "README.md" in line and message in line
 
