@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from common.errors import user_errors
 from cqe.encoder import QualityEncoder
 from cqe.quality import QualityProbe
-from cqe.weights import load_encoder
+from cqe.weights import open_encoder
 from data.color import luma, to_image, to_tensor
 from data.config import data_root, expand_qualities
 from data.jpeg import compress
@@ -33,7 +33,7 @@ from restoration.config import RestorerConfig
 from restoration.networks import build_restorer
 from restoration.objective import RestorationObjective
 from restoration.warm_start import start_from
-from restoration.weights import find_probe, load_restorer, save_restorer
+from restoration.weights import open_weights, save_restorer
 
 
 class RestorerStage(Stage):
@@ -112,19 +112,18 @@ def run(config: RestorerConfig, process: Process) -> dict[str, float]:
     """Train the network; returns the last validation's metrics."""
     check_run_dir(config.trainer)  # before anything is packed
     check_validation_crops(config.validation.crop_size_px)
-    trained = load_restorer(config.initial_weights) if config.initial_weights else None
+    trained = open_weights(config.initial_weights, needs="network") if config.initial_weights else None
     # An encoder comes along with the network that was trained around it; luma's cannot read RGB.
-    brings_encoder = trained is not None and trained.channels == config.data.channels
-    encoder = trained.encoder.network if brings_encoder else load_encoder(config.encoder, channels=config.data.channels)
-    probe = find_probe(config.initial_weights if brings_encoder else config.encoder)
+    brings_encoder = trained is not None and trained.network.channels == config.data.channels
+    guide = trained if brings_encoder else open_encoder(config.encoder, channels=config.data.channels)
     torch.manual_seed(config.trainer.seed)
     with main_first(process):
         stores = open_training_stores(config.data, data_root(config.data.root))
         validation_images = open_validation_images(config)
     dataset = RestorationPatches(stores, config.data, seed=config.trainer.seed)
-    stage = RestorerStage(config, encoder, probe, validation_images)
+    stage = RestorerStage(config, guide.encoder, guide.probe, validation_images)
     if trained:
-        start_from(stage.kept, trained, config.initial_weights)
+        start_from(stage.kept, trained.network, config.initial_weights)
     batches = {"batch_size": config.data.batch_size, "num_workers": config.data.num_workers}
     placed = {"rank": process.rank, "world_size": process.world_size, "pin_memory": process.device.type == "cuda"}
     return train(

@@ -2,20 +2,19 @@
 
 from pathlib import Path
 
-from cqe.encoder import QualityEncoder
 from evaluation.scores.image_sets import CHANNELS
-from restoration.weights import load_quality_encoder
+from restoration.weights import Weights, open_weights
 
 
-def find_encoder(name: str | Path, channels: str) -> QualityEncoder:
-    """An encoder by name or file, or a restoration network's own, in eval mode.
+def open_encoder_for(name: str | Path, channels: str) -> Weights:
+    """Weights by name or file, an encoder's or a restoration network's, whose encoder is for these channels.
 
     Raises:
         FileNotFoundError: if there are no such weights.
-        ValueError: if the file is damaged, or for other channels.
+        ValueError: if the file is damaged, has no encoder, or one for other channels.
     """
-    encoder = load_quality_encoder(name)
-    if encoder.in_channels != CHANNELS[channels]:
+    weights = open_weights(name, needs="encoder")
+    if weights.encoder.in_channels != CHANNELS[channels]:
         other = "color" if channels == "gray" else "gray"
         raise ValueError(f"{name} is no encoder for {channels} images; change --channels (to {other}) or the weights")
-    return encoder
+    return weights

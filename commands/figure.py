@@ -10,18 +10,17 @@ import torch
 
 from commands import comparison
 from commands.arguments import ExpandQualities, path_name, positive, seed
-from commands.encoders import find_encoder
+from commands.encoders import open_encoder_for
 from commands.figure_files import check_figure, write_figure
 from commands.systems import origin
 from common.machine import choose_device
-from cqe.encoder import QualityEncoder
 from data.config import data_root
 from data.images import list_images
 from data.known_sets import measured_folders
 from evaluation.encoder import gradcam, plots, tsne
 from evaluation.encoder.crops import Drawing
 from evaluation.scores.image_sets import CHANNELS, ImageSet, open_sets, read_clean
-from restoration.weights import find_weights
+from restoration.weights import Weights
 
 PROBE_IMAGES = "bsds500/val"  # under the data root: for choosing, never for reporting
 PROTOTYPE_IMAGES = 24  # the first of them, whose mean representations stand for the qualities in Fig. 5
@@ -75,17 +74,18 @@ def run(options: argparse.Namespace) -> None:
         return
     device = choose_device(options.device)
     torch.backends.cudnn.allow_tf32 = False  # what float32 draws is float32's, on any GPU
-    encoder = find_encoder(options.weights, options.channels).to(device)
-    figure, content = options.draw(encoder, options)
+    weights = open_encoder_for(options.weights, options.channels)
+    weights.encoder.to(device)
+    figure, content = options.draw(weights, options)
     libraries = {name.replace("-", "_"): version(name) for name in ("matplotlib", "scikit-learn")}
-    provenance = origin(find_weights(options.weights), device, options) | libraries
+    provenance = origin(weights, device, options) | libraries
     names = ("channels", "sets", "crop_size", "perplexity", "image", "quality", "size", "seed")
     settings = {name: vars(options)[name] for name in names if name in options}
     head = {"figure": int(options.number), "settings": settings}
     write_figure(stem, figure, head | content | {"provenance": provenance})
 
 
-def draw_clusters(encoder: QualityEncoder, options: argparse.Namespace) -> tuple[Any, dict]:
+def draw_clusters(weights: Weights, options: argparse.Namespace) -> tuple[Any, dict]:
     """Fig. 2 and its numbers; writes the projector's folder, if asked for."""
     root = data_root(options.data_root)
     sets = open_sets(options.sets, root)
@@ -96,7 +96,7 @@ def draw_clusters(encoder: QualityEncoder, options: argparse.Namespace) -> tuple
         tsne.check_projector(options.projector)
     drawing = Drawing((options.crop_size,), seed=options.seed, workers=os.cpu_count() or 1)
     panels = tsne.embed_panels(
-        encoder, images, photos, options.channels, drawing=drawing, perplexity=options.perplexity
+        weights.encoder, images, photos, options.channels, drawing=drawing, perplexity=options.perplexity
     )
     if options.projector:
         tsne.write_projector(options.projector, panels)
@@ -105,15 +105,14 @@ def draw_clusters(encoder: QualityEncoder, options: argparse.Namespace) -> tuple
     shown = "; ".join(f"({panel.letter}) {panel.title}, {len(panel.names)} crops" for panel in panels)
     caption = (
         f"Fig. 2: t-SNE (perplexity {options.perplexity}, seed {options.seed}) of the representations of "
-        f"{options.crop_size}-pixel crops by {find_weights(options.weights).stem}, {options.channels}, "
-        f"{images.name}: {shown}."
+        f"{options.crop_size}-pixel crops by {weights.name}, {options.channels}, {images.name}: {shown}."
     )
     if photos is not None:
         caption += f" The photos are the {len(photos.paths)} of {photos.name}, {tsne.PHOTO_CROPS} crops of each."
     return plots.tsne_figure(panels), {"caption": caption, "panels": tsne.describe(panels)}
 
 
-def draw_maps(encoder: QualityEncoder, options: argparse.Namespace) -> tuple[Any, dict]:
+def draw_maps(weights: Weights, options: argparse.Namespace) -> tuple[Any, dict]:
     """Fig. 5 and its numbers."""
     root = data_root(options.data_root)
     path = gradcam.find_image(options.image, root)
@@ -127,17 +126,16 @@ def draw_maps(encoder: QualityEncoder, options: argparse.Namespace) -> tuple[Any
             raise ValueError(f"{folder} holds only the image shown; name other images with --prototypes")
         drawing = Drawing((options.crop_size,), seed=options.seed, workers=os.cpu_count() or 1)
         prototypes = gradcam.quality_prototypes(
-            encoder, ImageSet(folder.name, others), qualities, options.channels, drawing
+            weights.encoder, ImageSet(folder.name, others), qualities, options.channels, drawing
         )
         explained = (
             f"the cosine of the representation to the mean one of its quality ({options.crop_size}-pixel crops of "
             f"{len(others)} images of {'/'.join(folder.absolute().parts[-2:])})"
         )
-    columns = gradcam.columns_of(encoder, clean, qualities, size_px=options.size, prototypes=prototypes)
+    columns = gradcam.columns_of(weights.encoder, clean, qualities, size_px=options.size, prototypes=prototypes)
     caption = (
         f"Fig. 5: {path.stem} coded at the qualities, {options.channels}; mean absolute feature maps of "
-        f"{find_weights(options.weights).stem}, each row on one scale; Grad-CAM of {explained}, each map up to its own "
-        f"maximum."
+        f"{weights.name}, each row on one scale; Grad-CAM of {explained}, each map up to its own maximum."
     )
     figure = plots.maps_figure(columns, score_name="cosine" if prototypes else "length")
     return figure, {"caption": caption} | gradcam.describe(columns)

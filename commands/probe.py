@@ -11,7 +11,8 @@ from cqe.weights import copy_with_probe
 from data.config import data_root
 from data.images import list_images, read_rgb
 from data.splits import refuse_other_split
-from restoration.weights import SUFFIX, find_weights, load_quality_encoder
+from engine.weight_files import SUFFIX, read_weight_file
+from restoration.weights import find_weights, recognise
 
 FIT_IMAGES = "bsds500/train"  # under the data root: what quality probes that are kept in weight files are fitted to
 HELP = "fit to an encoder, or a network's own, what reads JPEG qualities off it; written to a new file"
@@ -33,16 +34,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    source = find_weights(options.weights)
-    if {source.suffix.lower(), Path(options.output).suffix} != {SUFFIX}:
-        raise ValueError(f"a probe is kept in {SUFFIX} files, but the weights are {source}, --output {options.output}")
+    source = read_weight_file(find_weights(options.weights))
+    if Path(options.output).suffix != SUFFIX:
+        raise ValueError(f"a probe is kept in {SUFFIX} files, but --output is {options.output}")
     check_writable(options.output)
-    if Path(options.output).exists() and Path(options.output).samefile(source):
+    if Path(options.output).exists() and Path(options.output).samefile(source.path):
         raise ValueError(f"--output {options.output} is the file of --weights; name a new one")
+    weights = recognise(source, needs="encoder")
+    if source.description is None:
+        raise ValueError(f"{source.path} is {weights.kind}; a probe is kept in files that this project wrote")
     folders = options.images or [data_root(options.data_root) / FIT_IMAGES]
     photos = [path for folder in folders for path in list_images(folder)]
     refuse_other_split(photos, "train")
-    encoder = load_quality_encoder(source).to(choose_device(options.device))
+    encoder = weights.encoder.to(choose_device(options.device))
     coded = read_coded(encoder, map(read_rgb, photos), num_images=len(photos), seed=options.seed)
     fit = fit_probe(*coded)
     copy_with_probe(source, options.output, fit.probe)

@@ -7,20 +7,20 @@ from pathlib import Path
 import torch
 
 from commands.arguments import ExpandQualities, add_common_options, add_set_options, jpeg_quality, positive, scale, seed
-from commands.encoders import find_encoder
+from commands.encoders import open_encoder_for
 from commands.outputs import check_outputs, report
 from commands.systems import origin
-from common.files import sha256
 from common.machine import autocast, choose_device, choose_precision
 from cqe.encoder import QualityEncoder
 from cqe.quality import raw_rows
-from cqe.weights import encoder_architecture
+from cqe.weights import build_encoder, encoder_architecture
 from data.config import data_root
+from engine.weight_files import SUFFIX
 from evaluation.encoder import study, study_scores
 from evaluation.encoder.crops import CONDITIONS, Drawing, between
 from evaluation.encoder.study import KINDS
 from evaluation.scores.image_sets import open_sets
-from restoration.weights import SUFFIX, find_weights
+from restoration.weights import Weights, find_weights
 
 PROBE_IMAGES = "bsds500/val"  # under the data root: for choosing, never for reporting
 HELP = "an encoder's scores: neighbours, linear probes, clusters"
@@ -83,8 +83,10 @@ def run(options: argparse.Namespace) -> None:
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
     torch.backends.cudnn.allow_tf32 = False  # float32 scores are float32's, on any GPU
-    files = encoder_files(options)
-    encoders = open_encoders(files, options)
+    own = open_encoder_for(options.weights, options.channels)
+    labelled = supervised_file(own, options)
+    supervised = open_supervised(labelled, own, options)
+    encoders = encoders_of(own, supervised, options)
     probe_images = study.open_probe_images(options.probe_images or root / PROBE_IMAGES) if encoders else None
     study.check_images(sets, probe_images, wanted)
 
@@ -92,14 +94,14 @@ def run(options: argparse.Namespace) -> None:
         with autocast(device, precision):
             return raw_rows(encoder.to(device, memory_format=torch.channels_last), crops)
 
-    name, with_reencode = files["encoder"].stem, "reencode" in options.kinds
-    result = study_scores.measure(encoders, read, sets, probe_images, wanted, name=name, with_reencode=with_reencode)
-    provenance = origin(files["encoder"], device, options) | {"scikit_learn": version("scikit-learn")}
-    if "supervised" in encoders:
-        provenance |= {"supervised": files["supervised"].name, "supervised_sha256": sha256(files["supervised"])}
+    reencode = "reencode" in options.kinds
+    result = study_scores.measure(encoders, read, sets, probe_images, wanted, name=own.name, with_reencode=reencode)
+    provenance = origin(own, device, options) | {"scikit_learn": version("scikit-learn")}
+    if supervised:
+        provenance |= {"supervised": supervised.path.name, "supervised_sha256": supervised.sha256}
     report(study_scores.sections(result), result | {"provenance": provenance}, options)
-    if "supervised" in options.kinds and "supervised" not in encoders:
-        print(no_supervised(files))
+    if "supervised" in options.kinds and supervised is None:
+        print(no_supervised(labelled))
 
 
 def study_plan(options: argparse.Namespace) -> study.Plan:
@@ -120,41 +122,49 @@ def study_plan(options: argparse.Namespace) -> study.Plan:
     )
 
 
-def encoder_files(options: argparse.Namespace) -> dict[str, Path]:
-    """The files of "encoder" and of "supervised", which need not exist unless it was named.
+def supervised_file(own: Weights, options: argparse.Namespace) -> Path:
+    """The file of the encoder that was trained with labels; it need not exist unless `--supervised` names it.
 
     Raises:
-        FileNotFoundError: if there are no such weights, or `supervised` alone is wanted and is not there.
+        FileNotFoundError: if there are no such weights, or this encoder alone is wanted and is not there.
     """
-    file = find_weights(options.weights)
-    twin = file.with_name(f"{file.stem}_supervised{SUFFIX}")
-    files = {"encoder": file, "supervised": find_weights(options.supervised) if options.supervised else twin}
-    if set(options.kinds) == {"supervised"} and not files["supervised"].is_file():
-        raise FileNotFoundError(no_supervised(files))
-    return files
+    file = own.path.with_name(f"{own.name}_supervised{SUFFIX}")
+    if options.supervised:
+        file = find_weights(options.supervised)
+    if set(options.kinds) == {"supervised"} and not file.is_file():
+        raise FileNotFoundError(no_supervised(file))
+    return file
 
 
-def no_supervised(files: dict[str, Path]) -> str:
+def no_supervised(file: Path) -> str:
     """What to say where there is no encoder trained with labels."""
     return (
-        f"supervised: left out, there is no {files['supervised']}; to train one: python train_cqe.py --config <config> "
+        f"supervised: left out, there is no {file}; to train one: python train_cqe.py --config <config> "
         f"--config configs/cqe/supervised.yaml (then put its encoder there, or name it with --supervised)"
     )
 
 
-def open_encoders(files: dict[str, Path], options: argparse.Namespace) -> dict[str, QualityEncoder]:
-    """The encoders to measure, by kind, those of them that there are. Errors as `find_encoder`."""
-    encoder = find_encoder(files["encoder"], options.channels)
-    encoders = {"encoder": encoder, "untrained": untrained_like(encoder, options.seed)}
-    if "supervised" in options.kinds and files["supervised"].is_file():
-        encoders["supervised"] = supervised = find_encoder(files["supervised"], options.channels)
-        if (other := encoder_architecture(supervised)) != (own := encoder_architecture(encoder)):
-            raise ValueError(f"{files['supervised']} is {other}, but --weights is {own}; give one of this architecture")
-    return {kind: network for kind, network in encoders.items() if kind in options.kinds}
+def open_supervised(file: Path, own: Weights, options: argparse.Namespace) -> Weights | None:
+    """The encoder trained with labels; None where it is not wanted or not there. Errors as `open_encoder_for`."""
+    if "supervised" not in options.kinds or not file.is_file():
+        return None
+    supervised = open_encoder_for(file, options.channels)
+    architecture, wanted = encoder_architecture(supervised.encoder), encoder_architecture(own.encoder)
+    if architecture != wanted:
+        raise ValueError(f"{file} is {architecture}, but --weights is {wanted}; give one of this architecture")
+    return supervised
+
+
+def encoders_of(own: Weights, supervised: Weights | None, options: argparse.Namespace) -> dict[str, QualityEncoder]:
+    """The encoders to measure, by kind, those of them that there are."""
+    encoders = {"encoder": own.encoder, "untrained": untrained_like(own.encoder, options.seed)}
+    if supervised:
+        encoders["supervised"] = supervised.encoder
+    return {kind: encoder for kind, encoder in encoders.items() if kind in options.kinds}
 
 
 def untrained_like(encoder: QualityEncoder, seed: int) -> QualityEncoder:
     """A freshly initialised encoder of the same architecture, in eval mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return QualityEncoder(**encoder_architecture(encoder)).eval()
+        return build_encoder(encoder_architecture(encoder)).eval()

@@ -9,7 +9,7 @@ from commands.arguments import add_device_options, path_name, positive
 from common.machine import autocast, choose_device, choose_precision
 from restoration.folders import Restoring, make_folder, plan, restore_files
 from restoration.tiling import TILE_PX, check_tiles
-from restoration.weights import load_reader, load_restorer, published_names
+from restoration.weights import open_weights, published_names
 
 # Without the colour network's file, the gray one restores the luma of colour photos.
 RESTORE_WEIGHTS = {"gray": "fast_tiny_gray", "color": "fast_tiny_color"}
@@ -72,6 +72,7 @@ def default_weights() -> tuple[str, str]:
 
 def open_restoring(weights: str, device: torch.device) -> Restoring:
     """The network that `--weights` of `restore` names, on the device, with what reads qualities by its encoder."""
-    restorer = load_restorer(weights).to(device, memory_format=torch.channels_last)
-    reader = load_reader(weights, restorer)
+    opened = open_weights(weights, needs="network")
+    restorer = opened.network.to(device, memory_format=torch.channels_last)  # and with it the reader's encoder
+    reader = opened.reader()
     return Restoring(restorer, reader.read if reader else None)

@@ -2,19 +2,17 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from common.files import sha256
 from common.machine import autocast, choose_device, choose_precision, device_name, versions
 from evaluation.scores import protocol
 from evaluation.scores.image_sets import CHANNELS, ImageSet
 from evaluation.scores.protocol import Produce
 from restoration.tiling import restore_image
-from restoration.weights import find_weights, load_restorer, published_names
+from restoration.weights import Weights, open_weights, published_restorers
 
 JPEG = "jpeg"  # the name under which nothing is restored: the JPEG itself is scored
 
@@ -55,19 +53,24 @@ def open_network(weights: str, channels: str, options: argparse.Namespace) -> Ne
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
     torch.backends.cudnn.allow_tf32 = False  # float32 scores are float32's, on any GPU
-    restorer = load_restorer(weights, channels=CHANNELS[channels]).to(device, memory_format=torch.channels_last)
+    opened = open_weights(weights, needs="network")
+    if opened.network.channels != CHANNELS[channels]:
+        raise ValueError(
+            f"{opened.path} restores {_IMAGES[opened.network.channels]} images, but {_IMAGES[CHANNELS[channels]]} ones "
+            f"were asked for; change --channels or --weights"
+        )
+    restorer = opened.network.to(device, memory_format=torch.channels_last)
 
     def restore(network: torch.nn.Module, image: np.ndarray) -> np.ndarray:
         with autocast(device, precision):
             return restore_image(network, image)
 
-    file = find_weights(weights)
-    return Network(restorer, restore, file.stem, origin(file, device, options))
+    return Network(restorer, restore, opened.name, origin(opened, device, options))
 
 
 def published_for(channels: str) -> list[str]:
     """The published restoration networks for "gray" or "color" images."""
-    return [name for name in published_names() if load_restorer(name).channels == CHANNELS[channels]]
+    return published_restorers(CHANNELS[channels])
 
 
 def measure(
@@ -78,12 +81,15 @@ def measure(
     return result | {"provenance": system.provenance}
 
 
-def origin(file: Path, device: torch.device, options: argparse.Namespace) -> dict[str, str]:
+def origin(weights: Weights, device: torch.device, options: argparse.Namespace) -> dict[str, str]:
     """What a network's scores came from."""
     network = {
-        "weights": file.name,
-        "weights_sha256": sha256(file),
+        "weights": weights.path.name,
+        "weights_sha256": weights.sha256,
         "device": device_name(device),
         "precision": options.precision,
     }
     return network | versions()
+
+
+_IMAGES = {1: "luma (1-channel)", 3: "colour (3-channel)"}

@@ -4,6 +4,7 @@ import pickle
 import struct
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
@@ -44,17 +45,21 @@ def load_checkpoint(path: str | Path, *, stage: str) -> dict:
     return state
 
 
-def load_tensors(path: str | Path) -> object:
+def load_tensors(path: str | Path, file: BinaryIO | None = None) -> object:
     """The content of a torch file, tensors and plain containers only, on the CPU.
+
+    Args:
+        path: the file, and its name in messages.
+        file: its bytes, where they were read already.
 
     Raises:
         FileNotFoundError: if there is none.
         ValueError: if it is truncated or holds other objects; pickled code is refused, never run.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}; check the path, or train without --resume")
+    if file is None and not Path(path).is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}; check the path, or set trainer.resume to false")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(file or path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(
             f"{path} holds more than tensors and plain containers, or is damaged: not loaded, nothing in it was run"

@@ -1,19 +1,59 @@
-"""Published weights: safetensors files whose metadata says what they are and how to build the network."""
+"""Weight files: what this project writes, and what any file of weights holds, read once and known by its content.
 
+Ours are safetensors files whose metadata says what they are and how to build the network.
+"""
+
+import hashlib
+import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from common.files import written_whole
+from engine.checkpoint import load_tensors
 
+SUFFIX = ".safetensors"
 METADATA_KEY = "description"
+UNREADABLE = "cannot be read, it is truncated or no weight file"  # of a file, in messages
+KINDS = {"encoder": "a quality encoder (stage 1)", "restorer": "a restoration network (stage 2)"}
+
+
+class Description(NamedTuple):
+    """What a file of this project says about its tensors."""
+
+    kind: str  # a key of `KINDS`
+    architecture: dict[str, Any]  # what is needed to build the network again
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A file of weights as it was read; nothing is built of it yet.
+
+    Args:
+        path: where it lies.
+        sha256: digest of the bytes that were read.
+        content: tensors by name, as stored, of a safetensors file; what a torch file holds, of plain containers and
+            tensors; the bytes of any other file.
+        description: None where another program wrote the file.
+    """
+
+    path: Path
+    sha256: str
+    content: Any
+    description: Description | None
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the format is one that is read here: safetensors, or torch's."""
+        return not isinstance(self.content, bytes)
 
 
 def save_weights(
@@ -24,20 +64,21 @@ def save_weights(
     architecture: Mapping[str, Any],
     is_half: bool = False,
 ) -> None:
-    """Write tensors and what they are, so that `path` is either the old file or the whole new one.
+    """Write tensors and what they are, so that `path` is either the old file or the whole new one. Makes the folder.
 
     Args:
         path: a `.safetensors` file.
         tensors: a network's state dict.
-        kind: "encoder" or "restorer".
+        kind: a key of `KINDS`.
         architecture: what is needed to build the network again; plain JSON values.
-        is_half: store floating-point tensors as float16; `read_weights` gives float32 back.
+        is_half: store floating-point tensors as float16; a network that loads them has float32 again.
     """
     stored = {
         name: (tensor.half() if is_half and tensor.is_floating_point() else tensor).detach().cpu().contiguous()
         for name, tensor in tensors.items()
     }
     description = json.dumps({"kind": kind, "architecture": dict(architecture)})
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as working:
         working.touch()  # with the user's usual permissions; save_file alone makes it private
         mode = working.stat().st_mode
@@ -45,27 +86,62 @@ def save_weights(
         working.chmod(mode)
 
 
-def read_weights(path: str | Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a weight file (floating-point ones as float32) and its architecture.
+def read_weight_file(path: str | Path) -> WeightFile:
+    """Read a file of weights, once. Its first bytes tell the format; its name does not count.
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if the file is truncated, not ours, or of another kind.
+        ValueError: if a safetensors or torch file is damaged or holds code (which is not run), or is a training
+            checkpoint; the message says where the weights are then.
     """
-    if not Path(path).is_file():
+    path = Path(path)
+    if not path.is_file():
         raise FileNotFoundError(f"no weight file {path}")
+    data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    if data[8:9] == b"{":  # after the length of the JSON header
+        try:
+            tensors = load(data)
+        except (SafetensorError, KeyError) as error:  # KeyError: a type of numbers that torch lacks
+            raise _damaged(path, error) from None
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        return WeightFile(path, digest, tensors, _description(header.get("__metadata__") or {}))
+    if data.startswith((b"PK", b"\x80")):  # a zip archive, a pickle: torch's two formats
+        content = load_tensors(path, io.BytesIO(data))
+        _refuse_checkpoint(path, content)
+        return WeightFile(path, digest, content, None)
+    return WeightFile(path, digest, data, None)
+
+
+def read_description(path: str | Path) -> Description | None:
+    """What a safetensors file says about itself; None where another program wrote it. Reads no tensors.
+
+    Raises:
+        ValueError: if the file is truncated or no safetensors file.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            description = _description(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return _description(file.metadata() or {})
     except SafetensorError as error:
-        raise ValueError(f"{path} cannot be read, it is truncated or no safetensors file ({error})") from None
-    if description is None:
-        raise ValueError(f"{path} does not say what network it is for: it was not written by this project")
-    if description["kind"] != kind:
-        raise ValueError(f"{path} holds {_WITH_ARTICLE[description['kind']]}, but {_WITH_ARTICLE[kind]} is needed here")
-    floats = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
-    return floats, description["architecture"]
+        raise _damaged(path, error) from None
+
+
+def architecture_of(file: WeightFile, kind: str) -> dict[str, Any]:
+    """The architecture in a file of this project, which must be of this kind.
+
+    Args:
+        file: as read.
+        kind: a key of `KINDS`.
+
+    Raises:
+        ValueError: if the file is of the other kind, or not of this project.
+    """
+    if file.description is None:
+        found = "was not written by this project" if file.is_readable else UNREADABLE
+        raise ValueError(f"{file.path} {found}; {KINDS[kind]} is needed here")
+    if file.description.kind != kind:
+        raise ValueError(f"{file.path} holds {KINDS[file.description.kind]}, but {KINDS[kind]} is needed here")
+    return file.description.architecture
 
 
 @contextmanager
@@ -99,7 +175,7 @@ def load_exactly(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: s
     module.load_state_dict(tensors)
 
 
-def _description(metadata: Mapping[str, str]) -> dict[str, Any] | None:
+def _description(metadata: Mapping[str, str]) -> Description | None:
     """What `save_weights` wrote about the network; None where another program wrote the file."""
     try:
         description = json.loads(metadata.get(METADATA_KEY, "null"))
@@ -107,10 +183,17 @@ def _description(metadata: Mapping[str, str]) -> dict[str, Any] | None:
         return None
     is_ours = (
         isinstance(description, dict)
-        and description.get("kind") in list(_WITH_ARTICLE)  # a list: the kind may be anything, unhashable too
+        and description.get("kind") in list(KINDS)  # a list: the kind may be anything, unhashable too
         and isinstance(description.get("architecture"), dict)
     )
-    return description if is_ours else None
+    return Description(description["kind"], description["architecture"]) if is_ours else None
 
 
-_WITH_ARTICLE = {"encoder": "a quality encoder (stage 1)", "restorer": "a restoration network (stage 2)"}
+def _refuse_checkpoint(path: Path, content: object) -> None:
+    if isinstance(content, dict) and "format_version" in content:
+        name = {"cqe": "encoder", "restorer": "restorer"}.get(str(content.get("stage")), "a file ending in ")
+        raise ValueError(f"{path} is a training checkpoint; the weights to use lie beside it, in {name}{SUFFIX}")
+
+
+def _damaged(path: str | Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} cannot be read, it is truncated or no safetensors file ({error})")

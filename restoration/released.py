@@ -4,12 +4,13 @@ The files are state dicts of 612 tensors under the release's module names; the t
 each belongs to. Nothing is skipped and nothing is left at its initial value.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from cqe.encoder import QualityEncoder
 from restoration.networks.paper import POOLING_WINDOWS_PX, PaperRestorer
 
 _FINGERPRINT = ("E.conv1.weight", "AFFs.0.conv.0.main.0.weight", "invertible1.F.main.0.weight")
@@ -20,19 +21,17 @@ def is_released(state_dict: Mapping[str, Any]) -> bool:
     return all(name in state_dict for name in _FINGERPRINT)
 
 
-def load_released(state_dict: Mapping[str, Tensor], make_encoder: Callable[[int], nn.Module]) -> PaperRestorer:
+def load_released(state_dict: Mapping[str, Tensor]) -> PaperRestorer:
     """The released network with the authors' weights, in eval mode.
 
     Args:
         state_dict: what their file holds; gray or colour is read from its shapes.
-        make_encoder: builds the encoder of the release for a number of image channels: `QualityEncoder`. It is handed
-            in because this package does not import the encoder's.
 
     Raises:
         ValueError: if a tensor is missing, unknown or of another shape; the message names the first.
     """
     channels = _image_channels(state_dict)
-    restorer = PaperRestorer(make_encoder(channels), channels, released_fusion=True)
+    restorer = PaperRestorer(QualityEncoder(channels), channels, released_fusion=True)
     ours = restorer.state_dict()
     our_names = {released_name(name): name for name in ours}
     for name, our_name in our_names.items():

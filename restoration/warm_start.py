@@ -1,37 +1,40 @@
-"""Going on from trained weights with a network that has more blocks, or three channels in place of one.
+"""Starting a network from the trained weights of a smaller one, or of a luma network where this one is for colour.
 
-Training a larger network from nothing first repeats what the smaller one knows. Here it starts from the smaller one's
-output: added residual blocks begin as the identity, and a luma network becomes a colour network that adds one residual
-to R, G and B: it restores the luma and leaves the colour differences alone. (An encoder for RGB gives it other features
-than it learned with, so that start is near the luma network's output, not equal to it.)
+Training a large network from scratch first repeats what a small one already knows. Here the large one starts with the
+small one's output and learns from there:
+
+- Residual blocks that the small network lacks start as the identity.
+- A luma network becomes a colour network that adds the same residual to R, G and B. It restores the luma and leaves the
+  colour differences alone. Its encoder is the configured one for RGB, whose features differ from those the luma network
+  was trained with, so its first output is close to the luma network's but not equal to it.
 """
 
 import torch
 from torch import Tensor, nn
 
+from data.color import FULL_WEIGHTS
 from restoration.networks.fusion import ResidualBlock
 from restoration.networks.restorer import Restorer
 
-LUMA_OF_RGB = (0.299, 0.587, 0.114)  # JFIF's, of R, G and B in 0..1
 _ENCODER = "encoder."
 
 
 @torch.no_grad()
 def start_from(network: Restorer, trained: Restorer, source: str) -> None:
-    """Give an untrained network the weights of a trained one, which is the same or a part of it.
+    """Copy the weights of a trained network into an untrained one of the same size or larger.
 
-    Tensors are copied. Residual blocks that the new network has more of, at the end of a row of them, become the
-    identity. Where the trained network is for luma and the new one for RGB, the first convolution takes the luma of RGB
-    and the last adds one residual to R, G and B alike; the encoder then stays the new network's, otherwise it is the
-    trained one's.
+    The new network may have more residual blocks at the end of a row of blocks; these become the identity. Where the
+    trained network is for luma and the new one for RGB, the first convolution is changed to take the luma of RGB, and
+    the last one to add the same residual to R, G and B; the new network keeps its own encoder. In all other cases it
+    gets the trained network's encoder.
 
     Args:
         network: changed in place.
-        trained: of the same kind.
+        trained: of the same class.
         source: where `trained` comes from, for messages.
 
     Raises:
-        ValueError: naming `source` and what about it fits in none of these ways.
+        ValueError: naming `source` and the first difference that is none of these.
     """
     if trained.channels > network.channels:
         raise ValueError(f"{source} is for RGB images, the configured network for luma; give weights for luma")
@@ -60,13 +63,16 @@ def start_from(network: Restorer, trained: Restorer, source: str) -> None:
 
 
 def _check_kinds(network: Restorer, trained: Restorer, source: str) -> None:
-    """Refuse modules of one name that compute different things; equal tensors do not tell (`released_fusion`)."""
+    """Refuse modules of the same name that compute different things.
+
+    Their tensors may still fit: `released_fusion`, for example, changes the computation and no tensor.
+    """
     if type(network) is not type(trained):
         raise ValueError(f"{source} is a {type(trained).__name__}, the configured network a {type(network).__name__}")
     own = dict(network.named_modules())
     for name, module in trained.named_modules():
         if name.startswith(_ENCODER) or name not in own:
-            continue  # one comes along as a whole, of the other a tensor is found to be too many
+            continue  # the encoder is copied whole or not at all; a module too many has tensors too many, found later
         settings, wanted = _settings(module), _settings(own[name])
         for key in settings:
             if settings[key] != wanted.get(key):
@@ -82,11 +88,11 @@ def _settings(module: nn.Module) -> dict[str, object]:
     return {"class": type(module).__name__} | ours
 
 
-_NOT_COMPARED = {"training", "channels", "in_channels", "out_channels"}  # channels show in the tensors
+_NOT_COMPARED = {"training", "channels", "in_channels", "out_channels"}  # numbers of channels show in tensors' shapes
 
 
 def _new_blocks(network: nn.Module, known: set[str]) -> dict[str, ResidualBlock]:
-    """Residual blocks in rows of the network, by name, of which no tensor is among the known ones."""
+    """Residual blocks, by name, that the trained network lacks: none of their tensors is among the known names."""
     return {
         f"{row_name}.{index}": block
         for row_name, row in network.named_modules()
@@ -97,12 +103,18 @@ def _new_blocks(network: nn.Module, known: set[str]) -> dict[str, ResidualBlock]
 
 
 def _for_color(tensor: Tensor, shape: torch.Size) -> Tensor:
-    """A luma network's tensor for a colour network: taking or giving three times the channels, or unchanged.
+    """A luma network's tensor, made to fit a colour network.
 
-    Channels of an image come before those of its 2x2 pixels, as `pixel_unshuffle` and `pixel_shuffle` order them.
+    A convolution that gets three times the input channels takes the luma of RGB; one that has three times the output
+    channels gives three equal channels; all other tensors stay as they are. All channels of R come first, then those of
+    G, then those of B: that is how `pixel_unshuffle` and `pixel_shuffle` order them.
+
+    Args:
+        tensor: of the luma network.
+        shape: of the colour network's tensor.
     """
     if tensor.ndim == 4 and shape[1] == 3 * tensor.shape[1]:
-        return torch.cat([weight * tensor for weight in LUMA_OF_RGB], dim=1)
+        return torch.cat([weight * tensor for weight in FULL_WEIGHTS.tolist()], dim=1)
     if tensor.ndim and shape[0] == 3 * tensor.shape[0]:
         return torch.cat([tensor] * 3, dim=0)
     return tensor

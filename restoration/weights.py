@@ -1,72 +1,122 @@
-"""A restoration network together with its encoder and weights, by name or by file.
+"""Weights by name or file: `open_weights` reads a file once, tells what it is by its content, and builds what it holds.
 
-The one module of this package that knows the encoder's: a weight file holds both networks.
+Further kinds of files (systems to compare with, say) are added to `RECOGNISERS`, at the end; no caller changes.
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from cqe.encoder import QualityEncoder
 from cqe.quality import QualityProbe, QualityReader
-from cqe.weights import encoder_architecture, is_encoder, load_encoder, load_probe, with_probe, without_probe
-from engine.checkpoint import load_tensors
-from engine.weight_files import describing, load_exactly, read_weights, save_weights
+from cqe.weights import build_encoder, encoder_architecture, encoder_in, probe_in, with_probe, without_probe
+from engine.weight_files import (
+    KINDS,
+    SUFFIX,
+    UNREADABLE,
+    WeightFile,
+    architecture_of,
+    describing,
+    load_exactly,
+    read_description,
+    read_weight_file,
+    save_weights,
+)
 from restoration.networks import NetworkConfig, build_restorer
 from restoration.networks.restorer import Restorer
 from restoration.released import is_released, load_released
 
 WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "weights"
-SUFFIX = ".safetensors"
 
 
-def published_names() -> list[str]:
-    """Names of the restoration networks that come with the project."""
-    return sorted(path.stem for path in WEIGHTS_DIR.glob(f"*{SUFFIX}") if not path.stem.startswith("cqe_"))
-
-
-def load_restorer(name_or_path: str | Path, *, channels: int | None = None) -> Restorer:
-    """A trained network in eval mode.
+@dataclass(frozen=True)
+class Weights:
+    """What a weight file holds, ready to use: networks are in eval mode, on the CPU.
 
     Args:
-        name_or_path: a name from `weights/`, a `.safetensors` file of stage 2, or the authors' `.pth` file.
-        channels: refuse a network for another number of image channels; None takes any.
+        file: path and digest of the file.
+        kind: what it is, in the words of `RECOGNISERS`.
+        network: None in the file of an encoder alone.
+        encoder: the network's own, the same object, where there is a network; None where that has no encoder.
+        probe: names qualities by the encoder; None where the file has none.
+    """
+
+    path: Path
+    sha256: str
+    kind: str
+    network: Restorer | None
+    encoder: QualityEncoder | None
+    probe: QualityProbe | None
+
+    @property
+    def name(self) -> str:
+        """The file's name without suffix, by which results call it."""
+        return self.path.stem
+
+    def reader(self) -> QualityReader | None:
+        """What reads JPEG qualities by the encoder, on the device where that is; None without a probe."""
+        return None if self.probe is None else QualityReader(self.encoder, self.probe)
+
+
+def open_weights(name_or_path: str | Path, *, needs: Literal["network", "encoder"] | None = None) -> Weights:
+    """What a published name or a file holds: `open_weights("fast_tiny_gray").network`.
+
+    Args:
+        name_or_path: a name from `weights/`, or a file of any kind in `RECOGNISERS`, whatever its name.
+        needs: refuse a file without this part.
 
     Raises:
         FileNotFoundError: if there is no such name or file.
-        ValueError: if the file is damaged, holds code, is of the other stage, or is for other channels.
+        ValueError: if the file is damaged, holds code, is of no known kind, or lacks what is needed.
     """
-    path = find_weights(name_or_path)
-    restorer = _load_ours(path) if path.suffix.lower() == SUFFIX else _load_released_file(path)
-    if channels is not None and restorer.channels != channels:
-        raise ValueError(
-            f"{path} restores {_KINDS[restorer.channels]} images, but {_KINDS[channels]} ones were asked for; "
-            f"change --channels or --weights"
-        )
-    return restorer.eval()
+    return recognise(read_weight_file(find_weights(name_or_path)), needs=needs)
 
 
-def load_quality_encoder(name_or_path: str | Path, *, channels: int | None = None) -> QualityEncoder:
-    """The quality encoder, in eval mode, of an encoder's or a restorer's file or name. Errors as `load_restorer`."""
-    path = find_weights(name_or_path)
-    if is_encoder(path):
-        return load_encoder(path, channels=channels)
-    return load_restorer(path, channels=channels).encoder.network
+def load_restorer(name_or_path: str | Path) -> Restorer:
+    """The restoration network of a published name or a file, in eval mode. Errors as `open_weights`."""
+    return open_weights(name_or_path, needs="network").network
 
 
-def load_reader(name_or_path: str | Path, restorer: Restorer) -> QualityReader | None:
-    """A reader of JPEG qualities that uses the restorer's encoder; None if its file holds no probe.
+def recognise(file: WeightFile, *, needs: Literal["network", "encoder"] | None = None) -> Weights:
+    """What a file that was read holds, as `open_weights`."""
+    opened = (recogniser(file) for recogniser in RECOGNISERS.values())
+    weights = next((found for found in opened if found is not None), None)
+    if weights is None:
+        found = "holds weights of an unknown network" if file.is_readable else UNREADABLE
+        raise ValueError(f"{file.path} {found}; known are {', '.join(RECOGNISERS)}")
+    if needs is not None and getattr(weights, needs) is None:
+        raise ValueError(f"{file.path} holds {weights.kind}, but {_PARTS[needs]} is needed here")
+    return weights
 
-    Args:
-        name_or_path: what the restorer was loaded from.
-        restorer: on the device to read on.
+
+def find_weights(name_or_path: str | Path) -> Path:
+    """The file of a published name, or the file itself. Raises FileNotFoundError, listing the names."""
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    if path.name == str(name_or_path) and (WEIGHTS_DIR / f"{path.name}{SUFFIX}").is_file():
+        return WEIGHTS_DIR / f"{path.name}{SUFFIX}"
+    names = ", ".join(published_names()) or "(none)"
+    raise FileNotFoundError(f"no weights '{name_or_path}': neither a file nor one of the names {names}")
+
+
+def published_names() -> list[str]:
+    """Names of all weights that come with the project, encoders and restoration networks."""
+    return sorted(path.stem for path in WEIGHTS_DIR.glob(f"*{SUFFIX}"))
+
+
+def published_restorers(channels: int) -> list[str]:
+    """Names of the published restoration networks for images of so many channels.
+
+    The files' metadata tells, not their names; no tensor is read. Raises ValueError, naming a file that is damaged.
     """
-    probe = find_probe(name_or_path)
-    return None if probe is None else QualityReader(restorer.encoder.network, probe)
-
-
-def find_probe(name_or_path: str | Path) -> QualityProbe | None:
-    """The probe in the file of an encoder or a restorer; None where there is none. Errors as `load_restorer`."""
-    path = find_weights(name_or_path)
-    return load_probe(path) if path.suffix.lower() == SUFFIX else None
+    described = {name: read_description(WEIGHTS_DIR / f"{name}{SUFFIX}") for name in published_names()}
+    return [
+        name
+        for name, description in described.items()
+        if description and description.kind == "restorer" and description.architecture.get("channels") == channels
+    ]
 
 
 def save_restorer(
@@ -97,50 +147,58 @@ def save_restorer(
 def store_half(source: str | Path, target: str | Path) -> None:
     """Write a network's weight file, its probe included, again with float16 numbers, half the size.
 
+    Args:
+        source: name or file of a network of stage 2.
+        target: a `.safetensors` file.
+
     Raises:
-        FileNotFoundError, ValueError: as `load_restorer`; and if either is no `.safetensors` file.
+        FileNotFoundError, ValueError: as `open_weights`; and if the target has another suffix.
     """
     if Path(target).suffix != SUFFIX:
-        raise ValueError(f"{target} must end in {SUFFIX}, by which weight files are told apart")
-    if Path(source).suffix.lower() != SUFFIX:
-        raise ValueError(f"{source} is no {SUFFIX} file; give restorer{SUFFIX} of a stage 2 run")
-    tensors, architecture = read_weights(source, kind="restorer")
-    Path(target).parent.mkdir(parents=True, exist_ok=True)
-    save_weights(target, tensors, kind="restorer", architecture=architecture, is_half=True)
+        raise ValueError(f"{target} must end in {SUFFIX}, as published weights do")
+    file = read_weight_file(find_weights(source))
+    architecture = architecture_of(file, "restorer")
+    save_weights(target, file.content, kind="restorer", architecture=architecture, is_half=True)
 
 
-def find_weights(name_or_path: str | Path) -> Path:
-    """The file of a published name, or the file itself. Raises FileNotFoundError, listing the names."""
-    path = Path(name_or_path)
-    if path.is_file():
-        return path
-    if path.name == str(name_or_path) and (WEIGHTS_DIR / f"{path.name}{SUFFIX}").is_file():
-        return WEIGHTS_DIR / f"{path.name}{SUFFIX}"
-    names = sorted(file.stem for file in WEIGHTS_DIR.glob(f"*{SUFFIX}"))
-    raise FileNotFoundError(
-        f"no weights '{name_or_path}': neither a file nor one of the names {', '.join(names) or '(none)'}"
-    )
+def _open_encoder(file: WeightFile) -> Weights | None:
+    if file.description is None or file.description.kind != "encoder":
+        return None
+    opened = encoder_in(file)
+    return Weights(file.path, file.sha256, KINDS["encoder"], None, opened.encoder, opened.probe)
 
 
-def _load_ours(path: Path) -> Restorer:
-    tensors, architecture = read_weights(path, kind="restorer")
-    with describing(path):
-        network = NetworkConfig.of(**architecture["network"])
-        restorer = build_restorer(network, QualityEncoder(**architecture["encoder"]), architecture["channels"])
-    load_exactly(restorer, without_probe(tensors), path)
-    return restorer
+def _open_restorer(file: WeightFile) -> Weights | None:
+    if file.description is None or file.description.kind != "restorer":
+        return None
+    architecture = file.description.architecture
+    with describing(file.path):
+        config = NetworkConfig.of(**architecture["network"])
+        restorer = build_restorer(config, build_encoder(architecture["encoder"]), architecture["channels"])
+    load_exactly(restorer, without_probe(file.content), file.path)
+    return _of_network(file, KINDS["restorer"], restorer.eval(), probe_in(file))
 
 
-def _load_released_file(path: Path) -> Restorer:
-    tensors = load_tensors(path)
-    if isinstance(tensors, dict) and "format_version" in tensors:
-        raise ValueError(f"{path} is a training checkpoint; the weights to use lie beside it, in restorer{SUFFIX}")
-    if not isinstance(tensors, dict) or not is_released(tensors):
-        raise ValueError(f"{path} is neither a {SUFFIX} file of this project nor one of the authors' weight files")
+def _open_released(file: WeightFile) -> Weights | None:
+    if not isinstance(file.content, Mapping) or not is_released(file.content):
+        return None
     try:
-        return load_released(tensors, QualityEncoder)
+        restorer = load_released(file.content)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{file.path}: {error}") from None
+    return _of_network(file, _RELEASED, restorer, None)
 
 
-_KINDS = {1: "luma (1-channel)", 3: "colour (3-channel)"}
+def _of_network(file: WeightFile, kind: str, restorer: Restorer, probe: QualityProbe | None) -> Weights:
+    return Weights(file.path, file.sha256, kind, restorer, restorer.encoder.network, probe)
+
+
+_PARTS = {"network": KINDS["restorer"], "encoder": KINDS["encoder"]}
+_RELEASED = "the authors' network (.pth)"
+# What a file may be, in the words of messages, and what opens it. A recogniser looks at the content that was read, and
+# gives None for a file of another kind. The first that knows a file is taken.
+RECOGNISERS: dict[str, Callable[[WeightFile], Weights | None]] = {
+    KINDS["encoder"]: _open_encoder,
+    KINDS["restorer"]: _open_restorer,
+    _RELEASED: _open_released,
+}

@@ -18,12 +18,12 @@ import train_restorer
 from cqe.config import CqeConfig
 from cqe.encoder import QualityEncoder
 from cqe.quality import QualityProbe
-from cqe.weights import load_encoder, load_probe, save_encoder
+from cqe.weights import load_encoder, save_encoder
 from engine.checkpoint import load_checkpoint
 from engine.config import TrainerConfig
 from restoration.config import RestorerConfig
 from restoration.networks import NetworkConfig
-from restoration.weights import load_restorer
+from restoration.weights import load_restorer, open_weights
 from tests.places import ROOT
 from tests.synthetic import cqe_settings, make_data_root, picture, restorer_settings, write_config, write_pictures
 
@@ -256,11 +256,11 @@ def test_a_probe_is_published_with_its_own_encoder_only(tmp_path: Path) -> None:
     config = RestorerConfig(encoder="", trainer=TrainerConfig(run_dir="run"), network=NetworkConfig("fast"))
     stage = train_restorer.RestorerStage(config, QualityEncoder(1, width=8), QualityProbe(32), [])
     stage.publish(stage.kept, path)
-    assert load_probe(path) is not None
+    assert open_weights(path).probe is not None
     # A resumed run takes the checkpoint's encoder, whatever the encoder's file holds by now.
     stage.kept.load_state_dict({name: tensor + 1 for name, tensor in stage.kept.state_dict().items()})
     stage.publish(stage.kept, path)
-    assert load_probe(path) is None
+    assert open_weights(path).probe is None
 
 
 def test_an_encoder_goes_on_from_trained_weights_in_both_of_its_roles(
@@ -283,7 +283,7 @@ def test_colour_trains_too(settings: Callable, script: Callable, tmp_path: Path)
         if stage == "restorer":
             changed["encoder"] = str(tmp_path / "cqe" / "encoder.safetensors")
         assert script(stage, changed)[0] == 0
-    assert load_restorer(tmp_path / "restorer" / "restorer.safetensors", channels=3).channels == 3
+    assert load_restorer(tmp_path / "restorer" / "restorer.safetensors").channels == 3
 
 
 def test_the_shipped_tiny_recipe_passes_its_smoke_run(script: Callable, tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_the_shipped_tiny_recipe_passes_its_smoke_run(script: Callable, tmp_path
         files = [f"--config={ROOT / 'configs' / stage / f'{config}.yaml'}" for config in (name, "smoke")]
         status, lines = script(stage, placed, *files, *options, f"--trainer.run_dir={tmp_path / stage}")
         assert status == 0, lines
-    assert load_restorer(tmp_path / "restorer" / "restorer.safetensors", channels=1)
+    assert load_restorer(tmp_path / "restorer" / "restorer.safetensors").channels == 1
 
 
 @pytest.mark.parametrize("stage", ["cqe", "restorer"])
@@ -427,7 +427,11 @@ def test_an_encoder_file_that_does_not_fit_is_refused(
             1,
             r"holds a restoration network \(stage 2\), but a quality encoder",
         ),
-        (tmp_path / "other" / "checkpoint.pt", 1, r"checkpoint\.pt cannot be read"),
+        (
+            tmp_path / "other" / "checkpoint.pt",
+            1,
+            r"checkpoint\.pt is a training checkpoint; .* restorer\.safetens",
+        ),
         (encoder_file, 3, r"is an encoder for 1-channel images, but 3 channel\(s\) are needed"),
         (cut, 1, r"cut\.safetensors cannot be read, it is truncated"),
         (tmp_path / "none.safetensors", 1, r"no weight file \S+none\.safetensors"),

@@ -120,7 +120,7 @@ def test_the_authors_file_is_scored_as_the_network_it_holds(tmp_path: Path) -> N
         "--json", tmp_path / "o.json")  # fmt: skip
     coded = torch.tensor(compress(clean, 20))[None, None].float() / 255
     with torch.no_grad():
-        output = load_released(released_weights("gray"), QualityEncoder)(coded)[0, 0]
+        output = load_released(released_weights("gray"))(coded)[0, 0]
     expected = score((output.clamp(0, 1) * 255).round().byte().numpy(), clean)
     content = json.loads((tmp_path / "o.json").read_text())
     found = content["results"]["one"]["20"]["images"]["photo"]

@@ -1,6 +1,7 @@
 """`test.py represent`: outputs, where the encoder comes from, and one clear line for every mistake."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from commands.encoders import find_encoder
+from commands.encoders import open_encoder_for
 from commands.represent import untrained_like
 from cqe.encoder import QualityEncoder
 from cqe.weights import save_encoder
@@ -171,8 +172,25 @@ def test_a_restorers_own_encoder_is_measured(run: Callable, root: Path) -> None:
 def test_the_authors_encoder_is_found_in_their_file(root: Path) -> None:
     weights = released_weights("gray")
     torch.save(weights, root / "deblock_gray.pth")
-    found = find_encoder(root / "deblock_gray.pth", "gray").state_dict()
+    found = open_encoder_for(root / "deblock_gray.pth", "gray").encoder.state_dict()
     torch.testing.assert_close(found, type(found)((name, weights[f"E.{name}"]) for name in found))
+
+
+def test_the_twin_lies_where_it_is_advised_and_table_still_takes_restorers_only(
+    run: Callable, root: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = root / "weights"
+    published.mkdir()
+    monkeypatch.setattr("restoration.weights.WEIGHTS_DIR", published)
+    config = NetworkConfig("fast", fast=FastOptions(widths=(4, 4, 4), blocks_down=(0, 0, 0), blocks_up=(1, 0, 0)))
+    save_restorer(build_restorer(config, QualityEncoder(1, width=8), 1), config, published / "small.safetensors")
+    run("--weights", "small", "--condition", "aligned")
+    advised = re.search(r"there is no (\S+small_supervised\.safetensors);", capsys.readouterr().out)[1]
+    save_encoder(QualityEncoder(1, width=8), advised)
+    assert "supervised" in run("--weights", "small", "--condition", "aligned")["results"]["live1"]["aligned"]
+    program.run("table", 1, "--data-root", root, "--device", "cpu", "--workers", 1, "--json", root / "table.json")
+    measured = json.loads((root / "table.json").read_text())["measured"]
+    assert [result["method"] for result in measured] == ["jpeg", "small"]
 
 
 def test_untrained_is_the_architecture_with_weights_of_the_seed() -> None:

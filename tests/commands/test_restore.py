@@ -13,7 +13,7 @@ from cqe.encoder import QualityEncoder
 from cqe.quality import QualityProbe, QualityReader
 from restoration.networks import FastOptions, NetworkConfig, build_restorer
 from restoration.photos import read_photo
-from restoration.weights import load_reader, load_restorer, save_restorer
+from restoration.weights import open_weights, save_restorer
 from tests import program
 
 
@@ -132,7 +132,7 @@ def test_the_quality_of_each_photo_is_printed(
     sources = [photo(tmp_path / "in" / name, *shape) for name, shape in shapes.items()]
     deep = np.arange(400, dtype=np.uint16).reshape(20, 20) * 100
     Image.fromarray(deep).save(sources[2])
-    reader = load_reader(reads, load_restorer(reads))
+    reader = open_weights(reads).reader()
     assert isinstance(reader, QualityReader)
     for is_terminal in (False, True):
         monkeypatch.setattr(sys.stderr, "isatty", lambda answer=is_terminal: answer, raising=False)

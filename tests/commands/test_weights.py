@@ -10,13 +10,13 @@ from torch import nn
 
 from common.files import sha256
 from cqe.encoder import QualityEncoder
-from cqe.quality import QualityReader
-from cqe.weights import load_encoder, load_probe, save_encoder
+from cqe.weights import save_encoder
 from data.jpeg import compress
 from restoration.networks import FastOptions, NetworkConfig, build_restorer
 from restoration.networks.restorer import Restorer
-from restoration.weights import load_restorer, save_restorer
+from restoration.weights import load_restorer, open_weights, save_restorer
 from tests import program
+from tests.restoration.test_released import released_weights
 from tests.synthetic import make_data_root, picture
 
 NETWORK = NetworkConfig("fast", fast=FastOptions(widths=(4, 6, 8), blocks_down=(1, 0, 1), blocks_up=(0, 1, 1)))
@@ -100,8 +100,9 @@ def test_probe_adds_what_reads_qualities_off_an_encoder(tmp_path: Path, capsys) 
     options = ["--weights", str(tmp_path / "encoder.safetensors"), "--data-root", str(root), "--device", "cpu"]
     program.run("probe", *options, "--output", str(output))
     assert capsys.readouterr().out.startswith(f"{output}: probe fitted to 400 crops of 4 photos; error of one crop of")
-    torch.testing.assert_close(load_encoder(output).state_dict(), encoder.state_dict(), rtol=0, atol=0)
-    reader = QualityReader(load_encoder(output), load_probe(output))
+    opened = open_weights(output)
+    torch.testing.assert_close(opened.encoder.state_dict(), encoder.state_dict(), rtol=0, atol=0)
+    reader = opened.reader()
     seen = picture(48, 48, seed=0)  # one of those that it was fitted to; an untrained encoder is no help with others
     qualities = [reader.read(compress(seen, quality)).quality for quality in (5, 50, 95)]
     assert qualities == sorted(qualities) and qualities[0] < 20 and qualities[2] > 80
@@ -116,7 +117,7 @@ def test_probe_leaves_a_half_precision_network_as_it_is(weights: Path, tmp_path:
     assert {name for name in after if not name.startswith("probe.")} == set(before)
     for name, tensor in before.items():
         torch.testing.assert_close(after[name], tensor, rtol=0, atol=0)
-    assert load_probe(output) is not None
+    assert open_weights(output).probe is not None
 
 
 def test_probe_refuses_images_for_choosing_and_reporting_and_other_files(weights: Path, tmp_path: Path, capsys) -> None:
@@ -127,6 +128,9 @@ def test_probe_refuses_images_for_choosing_and_reporting_and_other_files(weights
             ["--weights", str(weights), "--images", folder, "--output", str(output)], f"BSDS500 {split} split", capsys
         )
     refuse(["--weights", str(weights), "--output", str(tmp_path / "out.pth")], "kept in .safetensors files", capsys)
+    torch.save(released_weights("gray"), tmp_path / "deblock.pth")
+    theirs = ["--weights", str(tmp_path / "deblock.pth"), "--output", str(output)]
+    refuse(theirs, "deblock.pth is the authors' network (.pth); a probe is kept in files that this project", capsys)
     refuse(["--weights", "no_such", "--output", str(output)], "no weights 'no_such'", capsys)
     refuse(["--weights", str(weights), "--images", str(root / "x"), "--output", str(output)], "does not exist", capsys)
     assert not output.exists()

@@ -12,9 +12,10 @@ from torch import Tensor
 from cqe.encoder import QualityEncoder
 from cqe.fitting import fit_probe, read_coded
 from cqe.quality import CROP_PX, NOTHING_KNOWN, QualityProbe, QualityReader, _spread_crops
-from cqe.weights import copy_with_probe, is_encoder, load_encoder, load_probe, save_encoder
+from cqe.weights import copy_with_probe, open_encoder, save_encoder
 from data.color import luma
 from data.jpeg import compress
+from engine.weight_files import read_weight_file
 from tests.synthetic import picture
 
 
@@ -214,10 +215,11 @@ def test_a_probe_lies_in_the_file_of_its_encoder(encoder: QualityEncoder, probe:
     plain, with_probe, copied = (tmp_path / f"{name}.safetensors" for name in ("plain", "probe", "new/copied"))
     save_encoder(encoder, plain)
     save_encoder(encoder, with_probe, probe)
-    copy_with_probe(with_probe, copied, QualityProbe(encoder.representation_size))
-    assert load_probe(plain) is None and is_encoder(with_probe)
+    copy_with_probe(read_weight_file(with_probe), copied, QualityProbe(encoder.representation_size))
+    assert open_encoder(plain).probe is None
     for file, expected in ((with_probe, probe), (copied, QualityProbe(encoder.representation_size))):
-        torch.testing.assert_close(load_probe(file).state_dict(), expected.state_dict(), rtol=0, atol=0)
-        torch.testing.assert_close(load_encoder(file).state_dict(), encoder.state_dict(), rtol=0, atol=0)
+        opened = open_encoder(file)
+        torch.testing.assert_close(opened.probe.state_dict(), expected.state_dict(), rtol=0, atol=0)
+        torch.testing.assert_close(opened.encoder.state_dict(), encoder.state_dict(), rtol=0, atol=0)
     paper_size = sum(4 * tensor.numel() for tensor in QualityProbe(256).state_dict().values())
     assert paper_size < 300_000  # bytes

@@ -1,4 +1,4 @@
-"""Weight files: exact round trips, and files that do not fit named in one line."""
+"""Weight files: exact round trips, formats known by content, and files that do not fit named in one line."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from common.files import sha256
 from cqe.encoder import QualityEncoder
 from cqe.weights import load_encoder, save_encoder
-from engine.weight_files import METADATA_KEY, load_exactly, read_weights, save_weights
+from engine.checkpoint import save_checkpoint
+from engine.weight_files import (
+    METADATA_KEY,
+    architecture_of,
+    load_exactly,
+    read_description,
+    read_weight_file,
+    save_weights,
+)
 from restoration.networks import FastOptions, NetworkConfig, build_restorer
 from restoration.weights import load_restorer, save_restorer
 
@@ -40,7 +49,7 @@ def test_an_encoder_comes_back_exactly_and_in_eval_mode(encoder: QualityEncoder,
 def test_a_restorer_comes_back_exactly_with_its_encoder_and_options(tmp_path: Path, channels: int) -> None:
     restorer = build_restorer(FAST, QualityEncoder(channels, width=4, remove_local_mean=True), channels)
     save_restorer(restorer, FAST, tmp_path / "r.safetensors")
-    loaded = load_restorer(tmp_path / "r.safetensors", channels=channels)
+    loaded = load_restorer(tmp_path / "r.safetensors")
     assert not loaded.training and loaded.channels == channels
     assert not any(parameter.requires_grad for parameter in loaded.encoder.parameters())
     torch.testing.assert_close(loaded.state_dict(), restorer.state_dict(), rtol=0, atol=0)
@@ -49,11 +58,46 @@ def test_a_restorer_comes_back_exactly_with_its_encoder_and_options(tmp_path: Pa
 def test_half_precision_rounds_to_float16_and_comes_back_as_float32(tmp_path: Path) -> None:
     tensors = {"w": torch.randn(50), "count": torch.tensor(100_000)}  # the integer does not fit float16
     save_weights(tmp_path / "w.safetensors", tensors, kind="restorer", architecture={}, is_half=True)
-    loaded, _ = read_weights(tmp_path / "w.safetensors", kind="restorer")
-    assert loaded["w"].dtype == torch.float32
-    torch.testing.assert_close(loaded["w"], tensors["w"].half().float(), rtol=0, atol=0)
+    module = torch.nn.Module()
+    module.register_buffer("w", torch.zeros(50))
+    module.register_buffer("count", torch.tensor(0))
+    load_exactly(module, read_weight_file(tmp_path / "w.safetensors").content, "w.safetensors")
+    assert module.w.dtype == torch.float32
+    torch.testing.assert_close(module.w, tensors["w"].half().float(), rtol=0, atol=0)
     assert load_file(tmp_path / "w.safetensors")["w"].dtype == torch.float16
-    assert loaded["count"] == 100_000
+    assert module.count == 100_000
+
+
+def test_a_format_is_known_by_its_content(encoder: QualityEncoder, encoder_file: Path, tmp_path: Path) -> None:
+    renamed, torch_file, other = tmp_path / "encoder.pth", tmp_path / "w.safetensors", tmp_path / "w.mat"
+    encoder_file.rename(renamed)
+    torch.save({"w": torch.ones(2)}, torch_file)
+    other.write_bytes(b"MATLAB 5.0 MAT-file")
+    ours, theirs, unknown = (read_weight_file(path) for path in (renamed, torch_file, other))
+    torch.testing.assert_close(dict(ours.content), dict(encoder.state_dict()), rtol=0, atol=0)
+    assert ours.description == read_description(renamed)
+    assert architecture_of(ours, "encoder") == {"in_channels": 1, "width": 4, "remove_local_mean": True}
+    assert torch.equal(theirs.content["w"], torch.ones(2)) and unknown.content == b"MATLAB 5.0 MAT-file"
+    assert theirs.description is None and unknown.description is None
+    assert all(file.sha256 == sha256(file.path) for file in (ours, theirs, unknown))
+
+
+@pytest.mark.parametrize(
+    ("stage", "name"),
+    [("cqe", "encoder.safetensors"), ("restorer", "restorer.safetensors"), (["x"], ".safetensors")],
+)
+def test_a_training_checkpoint_says_where_the_weights_are(tmp_path: Path, stage: object, name: str) -> None:
+    save_checkpoint(tmp_path / "checkpoint.pt", {"stage": stage, "module": {}})
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is a training checkpoint; .* lie beside it, in ") as caught:
+        read_weight_file(tmp_path / "checkpoint.pt")
+    assert str(caught.value).endswith(name)
+
+
+def test_numbers_of_a_type_that_torch_lacks_are_refused(tmp_path: Path) -> None:
+    header = json.dumps({"w": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}).encode()
+    (tmp_path / "w.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"x")
+    with pytest.raises(ValueError, match=r"w\.safetensors cannot be read"):
+        read_weight_file(tmp_path / "w.safetensors")
 
 
 def test_the_wrong_kind_is_refused(encoder_file: Path, tmp_path: Path) -> None:
@@ -79,12 +123,14 @@ def test_a_truncated_file_is_named(encoder_file: Path, share: float) -> None:
     with pytest.raises(ValueError, match=r"encoder\.safetensors cannot be read, it is truncated") as caught:
         load_encoder(encoder_file, channels=1)
     assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"encoder\.safetensors cannot be read, it is truncated"):
+        load_restorer(encoder_file)
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     for path in (tmp_path / "none.safetensors", tmp_path):
         with pytest.raises(FileNotFoundError, match=f"no weight file {path}"):
-            read_weights(path, kind="encoder")
+            load_encoder(path)
 
 
 @pytest.mark.parametrize(
@@ -100,8 +146,13 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
 )
 def test_files_of_other_programs_are_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     save_file({"w": torch.zeros(2)}, tmp_path / "other.safetensors", metadata=metadata)
-    with pytest.raises(ValueError, match=r"other\.safetensors does not say what network it is for"):
-        read_weights(tmp_path / "other.safetensors", kind="encoder")
+    assert read_description(tmp_path / "other.safetensors") is None
+    for load, complaint in (
+        (load_encoder, r"was not written by this project; a quality encoder \(stage 1\) is needed"),
+        (load_restorer, "holds weights of an unknown network; known are a quality encoder"),
+    ):
+        with pytest.raises(ValueError, match=rf"other\.safetensors {complaint}"):
+            load(tmp_path / "other.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from cqe.encoder import QualityEncoder
 from restoration.released import is_released, load_released, released_name
 from tests.places import GOLDEN
 
@@ -24,7 +23,7 @@ def gray_weights() -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", ["gray", "color"])
 def test_released_weights_give_the_released_outputs(name: str) -> None:
-    restorer = load_released(released_weights(name), QualityEncoder)
+    restorer = load_released(released_weights(name))
     golden = {key: torch.from_numpy(value) for key, value in np.load(GOLDEN / f"released_{name}_golden.npz").items()}
     assert not restorer.training
     with torch.no_grad():
@@ -41,7 +40,7 @@ def test_released_weights_give_the_released_outputs(name: str) -> None:
 
 
 def test_every_tensor_has_its_released_name(gray_weights: dict[str, Tensor]) -> None:
-    ours = load_released(gray_weights, QualityEncoder).state_dict()
+    ours = load_released(gray_weights).state_dict()
     assert {released_name(name) for name in ours} == gray_weights.keys() and len(ours) == len(gray_weights) == 612
     for name, value in ours.items():
         torch.testing.assert_close(value, gray_weights[released_name(name)], rtol=0, atol=0)
@@ -49,18 +48,18 @@ def test_every_tensor_has_its_released_name(gray_weights: dict[str, Tensor]) -> 
 
 def test_released_files_are_told_from_ours(gray_weights: dict[str, Tensor]) -> None:
     assert is_released(gray_weights)
-    assert not is_released(load_released(gray_weights, QualityEncoder).state_dict())
+    assert not is_released(load_released(gray_weights).state_dict())
 
 
 def test_a_missing_tensor_is_named(gray_weights: dict[str, Tensor]) -> None:
     weights = {name: value for name, value in gray_weights.items() if name != "m3.1.body.0.RA_MB.0.MB_Up.0.bias"}
     with pytest.raises(ValueError, match=r"lack the tensor 'm3\.1\.body\.0\.RA_MB\.0\.MB_Up\.0\.bias'"):
-        load_released(weights, QualityEncoder)
+        load_released(weights)
 
 
 def test_an_unknown_tensor_is_named(gray_weights: dict[str, Tensor]) -> None:
     with pytest.raises(ValueError, match=r"unknown tensor 'extra\.bias'"):
-        load_released(gray_weights | {"extra.bias": torch.zeros(1)}, QualityEncoder)
+        load_released(gray_weights | {"extra.bias": torch.zeros(1)})
 
 
 @pytest.mark.parametrize(
@@ -76,7 +75,7 @@ def test_a_tensor_that_does_not_fit_is_named(
     gray_weights: dict[str, Tensor], name: str, value: object, complaint: str
 ) -> None:
     with pytest.raises(ValueError, match=complaint):
-        load_released(gray_weights | {name: value}, QualityEncoder)
+        load_released(gray_weights | {name: value})
 
 
 def released_weights(name: str) -> dict[str, Tensor]:

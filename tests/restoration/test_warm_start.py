@@ -1,13 +1,14 @@
-"""Going on from trained weights with a larger network: the first output is the smaller network's."""
+"""Starting from the weights of a smaller network: the first output is the smaller network's."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from data.color import FULL_WEIGHTS
 from restoration.networks.fast import FastRestorer
 from restoration.networks.paper import PaperRestorer
 from restoration.networks.restorer import Restorer
-from restoration.warm_start import LUMA_OF_RGB, start_from
+from restoration.warm_start import start_from
 
 SMALL = {"widths": (8, 12, 16), "blocks_down": (1, 1, 1), "blocks_up": (1, 1, 1)}
 DEEP = {"widths": (8, 12, 16), "blocks_down": (2, 1, 3), "blocks_up": (4, 2, 1)}
@@ -65,7 +66,7 @@ def test_a_luma_network_becomes_one_for_colour_that_restores_the_luma(build: obj
     torch.testing.assert_close(color.encoder.state_dict(), encoder_before, rtol=0, atol=0)
     color.encoder.load_state_dict(gray.encoder.state_dict())
     rgb = torch.rand(1, 3, 16, 24).double()
-    luma = sum(weight * rgb[:, [channel]] for channel, weight in enumerate(LUMA_OF_RGB))
+    luma = sum(weight * rgb[:, [channel]] for channel, weight in enumerate(FULL_WEIGHTS.tolist()))
     with torch.no_grad():
         # The same features on both sides: those of the luma.
         features = gray.encoder(luma)[1]
