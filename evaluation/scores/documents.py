@@ -125,7 +125,7 @@ def full_table(paths: Sequence[Path]) -> str:
                 others = [_joined(printed, metrics) if printed else NO_VALUE for printed in named]
                 ours = f"**{_joined(scores, metrics)}**"
                 rows.append([_title(set_name), quality, _joined(scores["jpeg"], metrics), ours, *others])
-        parts.append(_block(rows))
+        parts.append(_block(rows, _origin(result)))
     return "".join(parts)
 
 
