@@ -159,7 +159,7 @@ def test_full_table_has_the_qualities_that_are_printed(root: Path) -> None:
     run("document", "--root", root, path)
     header, _, *rows, note = table_of(root, "full", "docs/results/mine.json")
     assert header == "| set | Q | JPEG | `mine` | DnCNN-3, printed | ARCNN, printed | the paper, printed |"
-    assert note.startswith("Measured 2001-09-09: cpu")
+    assert note.startswith("Measured ") and "weights sha256 `abababababab`" in note
     assert [row.split(" | ")[:2] for row in rows] == [["| Classic5", "10"], ["| Classic5", "20"]]
     assert rows[0].endswith("| 29.40/0.803/29.13 | 29.03/0.793/28.76 | 30.16/0.822/29.85 |")
 
