@@ -117,7 +117,7 @@ def check_room(path: Path, shape: tuple[int, ...], condition: str, size_px: int,
     if min(height, width) < size_px or has_one_place and condition in ("offgrid", "unseen"):
         raise ValueError(
             f"{path} is {shape[1]}x{shape[0]}, which leaves {width}x{height} for condition '{condition}': "
-            f"no place for a crop of {size_px}x{size_px} pixels; lower --crop-size or leave the condition out"
+            f"no place for a crop of {size_px}x{size_px} pixels; choose smaller crops or leave the condition out"
         )
 
 

@@ -85,9 +85,7 @@ def find_image(name: str | None, data_root: str | Path) -> Path:
     if name is None:
         folder = Path(data_root) / known["live1"].path
         if not folder.is_dir():
-            raise FileNotFoundError(
-                f"{folder} does not exist; name an image with --image, or the sets with --data-root"
-            )
+            raise FileNotFoundError(f"{folder} does not exist; name an image, or the folder that holds the sets")
         return list_images(folder)[0]
     if Path(name).is_file():
         return Path(name)
@@ -102,7 +100,7 @@ def check_size(clean: np.ndarray, size_px: int, *, name: str | Path = "the image
     """Refuse an image or a cut with a side under `MIN_SIDE_PX`. Raises ValueError."""
     height, width = clean.shape[:2]
     if size_px < MIN_SIDE_PX:
-        raise ValueError(f"--size must be at least {MIN_SIDE_PX} pixels, got {size_px}")
+        raise ValueError(f"the size must be at least {MIN_SIDE_PX} pixels, got {size_px}")
     if min(height, width) < MIN_SIDE_PX:
         raise ValueError(f"{name} is {width}x{height}; feature maps need sides of at least {MIN_SIDE_PX} pixels")
 

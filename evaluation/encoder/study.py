@@ -60,15 +60,17 @@ class Plan:
 
     def __post_init__(self) -> None:
         if len(self.qualities) < 2:
-            raise ValueError(f"--quality needs two or more to tell apart, got {listed(self.qualities)}")
+            raise ValueError(f"two or more qualities are needed, to be told apart; got {listed(self.qualities)}")
         if "unseen" in self.conditions:
             if len(self.unseen) < 2:
                 raise ValueError(
-                    f"condition 'unseen' needs two or more qualities, got {listed(self.unseen)} for --quality "
-                    f"{listed(self.qualities)}; name some with --unseen-quality, or leave the condition out"
+                    f"condition 'unseen' needs two or more unseen qualities, got {listed(self.unseen)} beside "
+                    f"{listed(self.qualities)}; name some, or leave the condition out"
                 )
             if common := sorted(set(self.qualities) & set(self.unseen)):
-                raise ValueError(f"--unseen-quality {listed(common)}: also in --quality, so not unseen")
+                raise ValueError(
+                    f"the unseen qualities {listed(common)} are among the other qualities, so they are not unseen"
+                )
 
     def tested(self, condition: str) -> tuple[int, ...]:
         """The qualities that are read under a condition."""
@@ -84,9 +86,9 @@ def open_probe_images(folder: str | Path) -> ImageSet:
     try:
         paths = list_images(folder)
     except (FileNotFoundError, ValueError) as error:
-        raise type(error)(f"the probes need images to be fitted on (--probe-images): {error}") from None
+        raise type(error)(f"the probes need images to be fitted on: {error}") from None
     if len(paths) < 2:
-        raise ValueError(f"{folder} holds one image, the probes need two or more; name another with --probe-images")
+        raise ValueError(f"{folder} holds one image, the probes need two or more; name another folder of probe images")
     return ImageSet("/".join(Path(folder).absolute().parts[-2:]), paths)
 
 
@@ -105,7 +107,7 @@ def check_images(sets: Sequence[ImageSet], probe_images: ImageSet | None, plan: 
             if same := probed.get(_digest(path, plan)):
                 raise ValueError(
                     f"{path} is tested and is also a probe image ({same}); probes must not be fitted on what they are "
-                    f"tested on, so name another folder with --probe-images"
+                    f"tested on, so name another folder of probe images"
                 )
 
 

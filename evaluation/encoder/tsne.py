@@ -69,7 +69,7 @@ def embed_panels(
     num_crops = len(images.paths) * len(SEEN)
     if perplexity >= num_crops:
         raise ValueError(
-            f"--perplexity must be below the number of crops, {num_crops} ({len(images.paths)} image(s) at "
+            f"the perplexity must be below the number of crops, {num_crops} ({len(images.paths)} image(s) at "
             f"{len(SEEN)} qualities), got {perplexity}; lower it, or give more images"
         )
     (size_px,) = drawing.sizes_px

@@ -58,7 +58,7 @@ def evaluate_features(
         ValueError: for a negative seed; as `next_images` and `farthest` do, before any work; and as `evaluate` does.
     """
     if seed < 0:
-        raise ValueError(f"the seed (--seed) must be at least 0, got {seed}")
+        raise ValueError(f"the seed must be at least 0, got {seed}")
     next_of = next_images(sets, channels)
     wrong_of = {quality: farthest(quality, wrong_qualities) for quality in qualities}
 
@@ -174,7 +174,7 @@ def farthest(quality: int, wrong_qualities: Sequence[int]) -> int:
     """
     wrong = max(wrong_qualities, key=lambda candidate: abs(candidate - quality))
     if wrong == quality:
-        raise ValueError(f"--wrong-quality holds only {quality}, which is also measured (--quality); add another one")
+        raise ValueError(f"the only wrong quality, {quality}, is also measured; add another wrong quality")
     return wrong
 
 

@@ -50,7 +50,7 @@ def present_sets(names: Sequence[str], data_root: str | Path) -> list[str]:
     known = measured_folders()
     present = [name for name in names if (Path(data_root) / known[name].path).is_dir()]
     if not present:
-        raise FileNotFoundError(f"{data_root} holds none of {', '.join(names)}; name the right folder with --data-root")
+        raise FileNotFoundError(f"{data_root} holds none of {', '.join(names)}; name the folder that holds the sets")
     return present
 
 
@@ -62,7 +62,9 @@ def read_clean(path: Path, channels: str) -> np.ndarray:
     """
     image = read_image(path)
     if channels == "color" and image.ndim == 2:
-        raise ValueError(f"{path} is a gray image; a colour evaluation needs colour images, so use --channels gray")
+        raise ValueError(
+            f"{path} is a gray image; a colour evaluation needs colour images; measure luma (gray) instead"
+        )
     if min(image.shape[:2]) < MIN_SIDE_PX:
         raise ValueError(f"{path} is {size_of(image)}; the metrics need sides of at least {MIN_SIDE_PX} pixels")
     return to_channels(image, CHANNELS[channels], name=path)

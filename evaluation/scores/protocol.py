@@ -72,7 +72,7 @@ def restored_in(folder: str | Path, sets: Sequence[ImageSet], qualities: Sequenc
         image = read_image(path)
         if image.ndim != clean.ndim:
             found, needed = ("gray", "colour") if image.ndim == 2 else ("colour", "one-channel gray")
-            raise ValueError(f"{path} is {found}; this evaluation compares {needed} images (--channels)")
+            raise ValueError(f"{path} is {found}; this evaluation compares {needed} images")
         if image.shape != clean.shape:
             raise ValueError(f"{path} is {size_of(image)}, but {case.stem} of {case.set_name} is {size_of(clean)}")
         return image

@@ -132,7 +132,7 @@ def _read(process: subprocess.Popen, name: str) -> Reading:
     line = process.stdout.readline()
     if not line:
         if (status := process.wait()) == -signal.SIGKILL:
-            raise ValueError(f"{name} was killed, most likely for its memory: lower --batch or --size")
+            raise ValueError(f"{name} was killed, most likely for its memory: choose fewer or smaller images")
         raise RuntimeError(f"the process that ran {name} ended with status {status}, see above")
     answer = json.loads(line)
     if "error" in answer:

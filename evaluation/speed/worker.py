@@ -187,5 +187,7 @@ def main() -> None:
         except RuntimeError as error:
             if not any(message in str(error).lower() for message in MEMORY_MESSAGES):
                 raise
-            answer = {"error": f"{case.kind} does not fit into the {case.device} memory: lower --batch or --size"}
+            answer = {
+                "error": f"{case.kind} does not fit into the {case.device} memory: choose fewer or smaller images"
+            }
         print(json.dumps(answer), file=answers)

@@ -246,12 +246,6 @@ def test_bsds500_training_images_are_refused_as_test(refusal: Refusal, tmp_path:
     assert f"{stem}.jpg" in line and "train" in line
 
 
-def test_gray_images_are_refused_for_colour(refusal: Refusal, tmp_path: Path) -> None:
-    save_image(tmp_path / "mine" / "1.png", 16, 16)
-    line = refusal("evaluate", "--weights", "jpeg", "--sets", tmp_path / "mine", "--channels", "color")
-    assert "1.png is a gray image" in line and "--channels gray" in line
-
-
 def test_unwritable_output_is_refused_before_anything_is_read(refusal: Refusal, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     line = refusal("evaluate", "--weights", "jpeg", "--sets", "live1", "--json", tmp_path / "file" / "o.json")

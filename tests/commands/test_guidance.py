@@ -100,7 +100,6 @@ def test_a_network_for_other_channels_is_refused(refusal: Callable, photos: Path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--wrong-quality", 10, "--quality", 10], "--wrong-quality holds only 10"),
         (["--wrong-quality", 0], "--wrong-quality: '0' is no quality within 1..100"),
         (["--seed", -1], "must be a whole number from 0 to 4294967295, got -1"),
         (["--seed", "x"], "--seed"),

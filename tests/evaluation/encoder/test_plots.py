@@ -141,7 +141,7 @@ def test_columns_are_the_middle_of_the_image_coded_whole(has_prototypes: bool) -
 def test_small_images_have_no_feature_maps() -> None:
     with pytest.raises(ValueError, match="the image is 63x64; feature maps need sides of at least 64 pixels"):
         columns_of(Moments(), np.zeros((64, 63), np.uint8), [10], size_px=512)
-    with pytest.raises(ValueError, match="--size must be at least 64 pixels, got 32"):
+    with pytest.raises(ValueError, match="the size must be at least 64 pixels, got 32"):
         columns_of(Moments(), np.zeros((64, 64), np.uint8), [10], size_px=32)
 
 
@@ -220,11 +220,11 @@ def test_panels_are_what_the_figure_says(images: ImageSet) -> None:
 
 
 def test_unfit_perplexity_and_photos_are_named(images: ImageSet, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"--perplexity must be below the number of crops, 30 \(3 image"):
+    with pytest.raises(ValueError, match=r"the perplexity must be below the number of crops, 30 \(3 image"):
         embed_panels(Moments(), images, None, "gray", drawing=Drawing((SIZE_PX,)), perplexity=30)
     write_pictures(tmp_path / "photos", ["small"], size=SIZE_PX - 1)
     photos = ImageSet("photos", [tmp_path / "photos" / "small.png"])
-    with pytest.raises(ValueError, match=r"small\.png is 15x15.*--crop-size"):
+    with pytest.raises(ValueError, match=r"small\.png is 15x15.*smaller crops"):
         embed_panels(Moments(), images, photos, "gray", drawing=Drawing((SIZE_PX,)), perplexity=5)
 
 

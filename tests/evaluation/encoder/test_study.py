@@ -372,23 +372,23 @@ def test_chance_is_that_of_any_guess_and_of_the_middle() -> None:
 
 
 def test_qualities_that_make_no_study_are_refused() -> None:
-    with pytest.raises(ValueError, match="--quality needs two or more to tell apart, got 40"):
+    with pytest.raises(ValueError, match="two or more qualities are needed, to be told apart; got 40"):
         plan_of("aligned", qualities=(40,))
-    with pytest.raises(ValueError, match="'unseen' needs two or more.* got 50 for --quality 10, 90; .*--unseen-qual"):
+    with pytest.raises(ValueError, match="'unseen' needs two or more.* got 50 beside 10, 90; name some"):
         plan_of("unseen", qualities=(10, 90))
     plan_of("offgrid", qualities=(10, 90))
-    with pytest.raises(ValueError, match="--unseen-quality 20: also in --quality"):
+    with pytest.raises(ValueError, match="the unseen qualities 20 are among the other qualities"):
         Plan("gray", ("unseen",), (10, 20), (15, 20), Drawing())
 
 
 def test_probe_images_must_be_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"\(--probe-images\): .*none does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"to be fitted on: .*none does not exist"):
         open_probe_images(tmp_path / "none")
     (tmp_path / "few").mkdir()
-    with pytest.raises(ValueError, match=r"\(--probe-images\): .*few holds no images"):
+    with pytest.raises(ValueError, match=r"to be fitted on: .*few holds no images"):
         open_probe_images(tmp_path / "few")
     write_pictures(tmp_path / "few", ["only"])
-    with pytest.raises(ValueError, match="few holds one image.*--probe-images"):
+    with pytest.raises(ValueError, match="few holds one image.*another folder of probe images"):
         open_probe_images(tmp_path / "few")
 
 
@@ -396,7 +396,7 @@ def test_tested_images_among_the_probe_images_are_refused(tmp_path: Path, bright
     bright, dark = bright_and_dark
     check_images([bright], dark, plan_of("aligned"))
     check_images([bright], None, plan_of("aligned"))
-    with pytest.raises(ValueError, match=r"bright/0\.png is tested and is also a probe image \(.*--probe-images"):
+    with pytest.raises(ValueError, match=r"bright/0\.png is tested and is also a probe image .*another folder"):
         check_images([bright], bright, plan_of("aligned"))
     # Another file and another name, the same pixels; and as luma the same as the colour image.
     for kind, pixels in (("color", np.asarray(Image.open(bright.paths[1]))), ("luma", None)):

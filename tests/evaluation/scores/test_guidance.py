@@ -231,7 +231,7 @@ def test_what_cannot_be_measured_is_refused_before_any_work(sets: list[ImageSet]
         raise AssertionError("the network ran")
 
     check: Callable = partial(evaluate_features, Echo(), never, method="toy")
-    with pytest.raises(ValueError, match="--wrong-quality holds only 40, .* add another"):
+    with pytest.raises(ValueError, match="the only wrong quality, 40, .* add another"):
         check(sets, [10, 40], "gray", wrong_qualities=[40])
     with pytest.raises(ValueError, match="at least 0, got -1"):
         check(sets, [10], "gray", seed=-1)

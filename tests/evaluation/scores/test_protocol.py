@@ -170,7 +170,7 @@ def test_luma_of_colour_is_the_protocols_and_gray_stays_as_stored(tmp_path: Path
 
 def test_gray_images_are_refused_for_colour(tmp_path: Path) -> None:
     save_random(tmp_path / "gray.png", 16, 16)
-    with pytest.raises(ValueError, match="gray.png is a gray image; .* --channels gray"):
+    with pytest.raises(ValueError, match="gray.png is a gray image; .* measure luma"):
         read_clean(tmp_path / "gray.png", "color")
 
 

@@ -208,7 +208,7 @@ def test_each_case_runs_in_a_process_of_its_own_that_ends_with_the_turns(monkeyp
     assert {name: len(rounds) for name, rounds in readings.items()} == {"x": 1, "y": 1}
     assert all(reading.seconds > 0 for (reading,) in readings.values())
     assert readings["y"][0].settings == "float32 NCHW"
-    with pytest.raises(ValueError, match="z: inference does not fit into the cpu memory: lower --batch or --size"):
+    with pytest.raises(ValueError, match="z: inference does not fit into the cpu memory: choose fewer or smaller"):
         run_in_turns({"z": small_case("inference", batch_size=10**12)}, 1, "test")
     assert len(started) == 3 and all(process.poll() is not None for process in started)
 
