@@ -1,11 +1,13 @@
-# make quickstart | test | lint | benchmark    (each makes .venv and installs requirements.txt where that has not been done)
+# make quickstart | test | lint | format | benchmark | results | tables | picture
+# Each makes .venv and installs requirements.txt where that has not been done.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 QUICK := runs/quickstart
+EVALUATE = $(BIN)/python test.py evaluate --device cpu
 
-.PHONY: quickstart test lint format benchmark clean-quickstart
+.PHONY: quickstart test lint format benchmark clean-quickstart results results-gray results-color tables picture
 
 $(INSTALLED): requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
@@ -45,3 +47,26 @@ lint: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Scores of the shipped networks on the benchmarks, and the tables made from them: docs/results.md says more.
+results: results-gray results-color
+
+results-gray: $(INSTALLED)
+	$(EVALUATE) --weights fast_tiny_gray --sets classic5 live1 bsds500 --quality 10..45:5 --json runs/results/fast_tiny_gray.json
+	$(EVALUATE) --weights fast_tiny_gray --sets bsds500/val --quality 5..95:10 100 --json runs/results/fast_tiny_gray_val.json
+	$(BIN)/python test.py document runs/results/fast_tiny_gray.json runs/results/fast_tiny_gray_val.json
+
+results-color: $(INSTALLED)
+	$(EVALUATE) --weights fast_tiny_color --channels color --sets live1 bsds500 --quality 10..45:5 --json runs/results/fast_tiny_color.json
+	$(EVALUATE) --weights fast_tiny_color --channels color --sets bsds500/val --quality 5..95:10 100 --json runs/results/fast_tiny_color_val.json
+	$(BIN)/python test.py document runs/results/fast_tiny_color.json runs/results/fast_tiny_color_val.json
+
+tables: $(INSTALLED)
+	$(BIN)/python test.py document
+
+# The README's picture, of a photo that may be passed on (it comes with scikit-image).
+picture: $(INSTALLED)
+	$(BIN)/python -m data bundled --root runs/picture
+	$(BIN)/python test.py figure 6 --image runs/picture/bundled/test/chelsea.png --quality 10 --channels color \
+		--systems jpeg fast_tiny_color --crop 120,80,80,80 280,100,80,80 --dots-per-inch 115 --output runs/picture
+	cp runs/picture/figure_6.png docs/figure_6.png

@@ -1,4 +1,4 @@
-"""`figure`: the paper's figures of what the encoder sees."""
+"""`figure`: the paper's figures: what the encoder sees (2, 5), what systems make of an image (6)."""
 
 import argparse
 import os
@@ -8,24 +8,23 @@ from typing import Any
 
 import torch
 
+from commands import comparison
 from commands.arguments import ExpandQualities, path_name, positive, seed
 from commands.encoders import open_encoder_for
+from commands.figure_files import check_figure, write_figure
 from commands.systems import origin
-from common.files import check_writable, write_text
 from common.machine import choose_device
 from data.config import data_root
 from data.images import list_images
 from data.known_sets import measured_folders
 from evaluation.encoder import gradcam, plots, tsne
 from evaluation.encoder.crops import Drawing
-from evaluation.report import as_json
 from evaluation.scores.image_sets import CHANNELS, ImageSet, open_sets, read_clean
-from restoration.folders import make_folder
 from restoration.weights import Weights
 
 PROBE_IMAGES = "bsds500/val"  # under the data root: for choosing, never for reporting
 PROTOTYPE_IMAGES = 24  # the first of them, whose mean representations stand for the qualities in Fig. 5
-HELP = "the paper's figures of the encoder: 2 (t-SNE), 5 (feature maps)"
+HELP = "the paper's figures: 2 (t-SNE), 5 (feature maps), 6 (restored images, magnified)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,33 +62,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         figure.add_argument("--data-root", default="", metavar="DIR", help="of the sets (DATA_ROOT, else datasets)")
         figure.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if any")
         figure.set_defaults(draw=draw, precision="float32")
+    compared = numbers.add_parser("6", help="an image as systems restore it; writes figure_6.png, .svg and .json")
+    comparison.add_arguments(compared)
 
 
 def run(options: argparse.Namespace) -> None:
-
     stem = Path(options.output) / f"figure_{options.number}"
-    for suffix in (*plots.FORMATS, "json"):
-        check_writable(f"{stem}.{suffix}")
+    check_figure(stem)
+    if options.number == "6":
+        write_figure(stem, *comparison.draw(options), dots_per_inch=options.dots_per_inch)
+        return
     device = choose_device(options.device)
-    torch.backends.cudnn.allow_tf32 = False  # float32 scores are float32's, on any GPU
+    torch.backends.cudnn.allow_tf32 = False  # what float32 draws is float32's, on any GPU
     weights = open_encoder_for(options.weights, options.channels)
     weights.encoder.to(device)
     figure, content = options.draw(weights, options)
-    make_folder(options.output)
-    paths = plots.save_figure(figure, stem)
     libraries = {name.replace("-", "_"): version(name) for name in ("matplotlib", "scikit-learn")}
     provenance = origin(weights, device, options) | libraries
     names = ("channels", "sets", "crop_size", "perplexity", "image", "quality", "size", "seed")
     settings = {name: vars(options)[name] for name in names if name in options}
     head = {"figure": int(options.number), "settings": settings}
-    text = as_json(head | content | {"provenance": provenance})
-    write_text(f"{stem}.json", text)
-    print(*paths, f"{stem}.json", content["caption"], sep="\n")
+    write_figure(stem, figure, head | content | {"provenance": provenance})
 
 
 def draw_clusters(weights: Weights, options: argparse.Namespace) -> tuple[Any, dict]:
     """Fig. 2 and its numbers; writes the projector's folder, if asked for."""
-
     root = data_root(options.data_root)
     sets = open_sets(options.sets, root)
     images = ImageSet(", ".join(name for name, _ in sets), [path for _, paths in sets for path in paths])
@@ -117,8 +114,6 @@ def draw_clusters(weights: Weights, options: argparse.Namespace) -> tuple[Any, d
 
 def draw_maps(weights: Weights, options: argparse.Namespace) -> tuple[Any, dict]:
     """Fig. 5 and its numbers."""
-    from evaluation.encoder import plots
-
     root = data_root(options.data_root)
     path = gradcam.find_image(options.image, root)
     clean, qualities = read_clean(path, options.channels), sorted(set(options.quality))

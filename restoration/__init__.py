@@ -1,1 +1,57 @@
-"""Stage 2: the networks that restore a JPEG image, guided by the frozen quality encoder."""
+"""Stage 2: the networks that restore a JPEG image, guided by the frozen quality encoder.
+
+As a library: `restore_array(load("fast_tiny_color"), image)`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from restoration.networks.restorer import Restorer
+
+# Both import what they need when they are called: `restoration.networks` must be usable with torch alone.
+
+
+def load(name_or_path: str | Path) -> Restorer:
+    """A trained restoration network in eval mode, on the CPU.
+
+    Args:
+        name_or_path: a name from `weights/`, such as "fast_tiny_color", or a weight file.
+
+    Raises:
+        FileNotFoundError: if there is no such name or file.
+        ValueError: if the file is damaged or holds no restoration network.
+    """
+    from restoration.weights import load_restorer
+
+    return load_restorer(name_or_path)
+
+
+def restore_array(restorer: Restorer, image: np.ndarray) -> np.ndarray:
+    """Restore an image of any size, in tiles where it is large, as `test.py restore` does.
+
+    Args:
+        restorer: from `load`; it runs where its parameters are, in the precision of the surrounding autocast.
+        image: (H, W, 3) uint8 RGB, or (H, W) uint8 or uint16 gray, decoded from a JPEG. A luma network leaves the
+            chroma of a colour image as it is; a colour network restores gray images too.
+
+    Returns:
+        The restored image, of the shape and type of `image`.
+
+    Raises:
+        ValueError: if the array is no such image.
+        FloatingPointError: if the network's output is not finite.
+    """
+    from restoration.photos import Photo, restore_photo
+
+    depths = {2: ("uint8", "uint16"), 3: ("uint8",)}.get(image.ndim, ())
+    if image.size == 0 or image.dtype not in depths or image.shape[2:] not in ((), (3,)):
+        raise ValueError(
+            f"expected an image of shape (H, W, 3) in uint8, or (H, W) in uint8 or uint16, got {image.shape} in "
+            f"{image.dtype}"
+        )
+    return restore_photo(restorer, Photo(image, None, {})).pixels

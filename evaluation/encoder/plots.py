@@ -1,4 +1,4 @@
-"""Draws and writes the paper's Fig. 2 and Fig. 5. Their content comes from `tsne` and `gradcam`.
+"""Draws the paper's Fig. 2 and Fig. 5. Their content comes from `tsne` and `gradcam`.
 
 They are readable in black and white: qualities differ by marker, brightness and a number beside each cluster, and maps
 are gray.
@@ -6,7 +6,6 @@ are gray.
 
 from collections.abc import Sequence
 from itertools import combinations
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -18,15 +17,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from common.files import written_whole
 from evaluation.encoder.gradcam import Column, upper_limit
 from evaluation.encoder.tsne import PHOTO, Panel
+from evaluation.plot_files import STYLE
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "<", "X", ">", "*")  # told apart without colour
 COLOURS = matplotlib.colormaps["cividis"]  # from dark to light, so in gray print too
-STYLE = {"font.size": 8, "axes.linewidth": 0.6, "axes.titlesize": 8, "svg.hashsalt": "cqe"}  # salt: the same file again
-FORMATS = ("png", "svg")
-DOTS_PER_INCH = 250
 NUMBER_SIZE = (0.08, 0.04)  # room for the number of a cluster: part of a panel's width and height
 
 
@@ -113,20 +109,6 @@ def moved_apart(places: np.ndarray, extent: np.ndarray) -> np.ndarray:
         if np.array_equal(before, relative):
             break
     return np.where(relative == places / extent, places, relative * extent)
-
-
-def save_figure(figure: Figure, stem: str | Path) -> list[Path]:
-    """Write `stem`.png and `stem`.svg, each whole or not at all. Returns their paths. The folder must exist."""
-    paths = []
-    for suffix in FORMATS:
-        path = Path(f"{stem}.{suffix}")
-        with written_whole(path) as working, matplotlib.rc_context(STYLE):
-            # Without a date, the same figure gives the same file.
-            figure.savefig(
-                working, format=suffix, dpi=DOTS_PER_INCH, metadata={"Date": None} if suffix == "svg" else None
-            )
-        paths.append(path)
-    return paths
 
 
 _PHOTO_STYLE = {

@@ -8,7 +8,7 @@ import pytest
 from tests.places import ROOT
 from tests.program import run
 
-NO_COMMANDS = {"__init__", "arguments", "encoders", "outputs", "systems"}
+NO_COMMANDS = {"__init__", "arguments", "comparison", "encoders", "figure_files", "outputs", "systems"}
 FILES = {path.stem for path in (ROOT / "commands").glob("*.py")} - NO_COMMANDS
 
 

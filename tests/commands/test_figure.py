@@ -14,7 +14,7 @@ from cqe.weights import load_encoder, save_encoder
 from data.color import luma, to_tensor
 from data.jpeg import compress
 from data.splits import bsds500_stems
-from evaluation.encoder import plots
+from evaluation import plot_files
 from restoration.networks import FastOptions, NetworkConfig, build_restorer
 from restoration.weights import save_restorer
 from tests.program import run
@@ -37,7 +37,7 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def figure(tmp_path: Path, weights: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
     """Run `figure NUMBER` into `out`; returns the JSON."""
-    monkeypatch.setattr(plots, "DOTS_PER_INCH", 30)
+    monkeypatch.setattr(plot_files, "DOTS_PER_INCH", 30)
 
     def make(number: int, *arguments: object, channels: str = "gray") -> dict:
         settings = {2: ["--crop-size", 16, "--perplexity", 5], 5: ["--crop-size", 16, "--size", 64]}[number]

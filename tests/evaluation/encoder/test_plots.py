@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from cqe.encoder import QualityEncoder
 from data.color import luma, to_tensor
 from data.jpeg import compress
+from evaluation import plot_files
 from evaluation.encoder import gradcam, plots
 from evaluation.encoder.crops import Drawing, draw_crops
 from evaluation.encoder.gradcam import Column, columns_of, explain, mean_magnitudes, quality_prototypes, upper_limit
-from evaluation.encoder.plots import COLOURS, MARKERS, maps_figure, save_figure, tsne_figure
+from evaluation.encoder.plots import COLOURS, MARKERS, maps_figure, tsne_figure
 from evaluation.encoder.tsne import (
     PHOTO,
     PHOTO_CROPS,
@@ -30,6 +31,7 @@ from evaluation.encoder.tsne import (
     tsne,
     write_projector,
 )
+from evaluation.plot_files import save_figure
 from evaluation.scores.image_sets import ImageSet
 from tests.synthetic import picture, write_pictures
 
@@ -282,7 +284,7 @@ def test_points_are_described_with_null_for_an_unknown_quality() -> None:
 
 
 def test_figures_are_written_whole_and_alike_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plots, "DOTS_PER_INCH", 40)
+    monkeypatch.setattr(plot_files, "DOTS_PER_INCH", 40)
     panels = panels_with_photos()[:1]
     paths = save_figure(tsne_figure(panels), tmp_path / "first") + save_figure(tsne_figure(panels), tmp_path / "again")
     assert sorted(tmp_path.iterdir()) == sorted(paths)  # and no part of a file

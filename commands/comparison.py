@@ -1,0 +1,74 @@
+"""`figure 6`: what systems make of one image."""
+
+import argparse
+from typing import Any
+
+from commands.arguments import add_device_options, jpeg_quality, path_name, positive
+from commands.systems import JPEG, build_system
+from data.config import data_root
+from evaluation.encoder.gradcam import find_image
+from evaluation.scores.comparison import ORIGINAL, Crop, Shown, check_crops, comparison_figure
+from evaluation.scores.image_sets import CHANNELS, read_clean
+from evaluation.scores.metrics import score
+from evaluation.scores.protocol import Case
+
+MAX_CROPS = 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--image", required=True, metavar="FILE", help="image file, or SET/STEM as in live1/bikes")
+    parser.add_argument("--quality", type=jpeg_quality, default=10, metavar="Q", help="JPEG quality (%(default)s)")
+    parser.add_argument(
+        "--systems", nargs="+", required=True, metavar="NAME", help=f"'{JPEG}', names of weights, or weight files"
+    )
+    parser.add_argument(
+        "--crop",
+        nargs="+",
+        required=True,
+        type=crop_of,
+        metavar="X,Y,W,H",
+        help="parts to magnify: left, top, width and height in pixels of the image",
+    )
+    parser.add_argument("--output", required=True, type=path_name, metavar="DIR", help="folder to write to")
+    parser.add_argument("--channels", choices=CHANNELS, default="gray", help="luma or RGB (default: %(default)s)")
+    parser.add_argument("--dots-per-inch", type=positive, metavar="N", help="of the PNG (250); 120 for a web page")
+    parser.add_argument("--data-root", default="", metavar="DIR", help="of the sets (DATA_ROOT, else datasets)")
+    add_device_options(parser)
+
+
+def draw(options: argparse.Namespace) -> tuple[Any, dict]:
+    """The figure and its numbers."""
+    if len(options.crop) > MAX_CROPS:
+        raise ValueError(f"--crop takes at most {MAX_CROPS} parts, got {len(options.crop)}")
+    path = find_image(options.image, data_root(options.data_root))
+    clean = read_clean(path, options.channels)
+    check_crops(options.crop, clean, path.name)
+    systems = [build_system(name, options.channels, options) for name in dict.fromkeys(options.systems)]
+    case = Case("", options.quality, path.stem)
+    versions, numbers = [], []
+    for system in systems:
+        restored = system.produce(clean, case)
+        scores = score(restored, clean)
+        title = f"JPEG, quality {options.quality}" if system.name == JPEG else system.name
+        versions.append(Shown(title, restored, scores))
+        numbers.append({"name": system.name, **scores, "provenance": system.provenance})
+    caption = (
+        f"Fig. 6: {path.stem} coded at quality {options.quality}, {options.channels}; at the left the original with "
+        f"the crops marked, beside it the crops of {', '.join(version.name for version in versions)} and the original. "
+        f"PSNR (dB) / SSIM are those of the whole image."
+    )
+    settings = {"image": path.name, "quality": options.quality, "channels": options.channels, "crops": options.crop}
+    content = {"figure": 6, "settings": settings, "caption": caption, "systems": numbers}
+    return comparison_figure([*versions, Shown(ORIGINAL, clean, None)], options.crop), content
+
+
+def crop_of(text: str) -> Crop:
+    """A crop of the command line."""
+    parts = text.split(",")
+    if len(parts) != 4 or not all(part.isascii() and part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"must be four whole numbers, left,top,width,height, got {text}")
+    crop = Crop(*map(int, parts))
+    if not (crop.width and crop.height):
+        raise argparse.ArgumentTypeError(f"has no pixels: {text}")
+    return crop

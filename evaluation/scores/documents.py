@@ -1,0 +1,248 @@
+"""Tables inside README, docs and model cards, made from results that are kept in `docs/results`.
+
+A page marks where a table goes:
+
+    <!-- table scores: docs/results/fast_tiny_gray.json -->
+    <!-- end -->
+
+Between the two lines stands what `LAYOUTS["scores"]` makes of those files. Paths are relative to the project's folder.
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from common.files import sha256, write_text
+from evaluation.report import NO_VALUE, as_json
+from evaluation.scores.metrics import METRICS
+from evaluation.scores.tables import metrics_of, paper_table
+
+RESULTS = "docs/results"
+PAGES = ("README.md", "docs/*.md", "weights/*.md")
+SET_TITLES = {
+    "classic5": "Classic5", "live1": "LIVE1", "bsds500": "BSDS500 test", "bsds500/val": "BSDS500 val", "icb": "ICB",
+}  # fmt: skip
+CHANNEL_TITLES = {"gray": "luma", "color": "colour"}
+PAPER_TABLES = {"gray": 1, "color": 3}  # where the paper prints other systems' scores at Q10 to 40
+PRINTED_NAMES = {"DnCNN": "DnCNN-3", "Ours": "the paper"}  # what the paper's rows are called here
+SHORT_ROWS = ("DnCNN", "FBCNN", "Ours")
+SHORT_QUALITIES = (10, 20, 30, 40)
+FULL_ROWS = {"gray": ("DnCNN", "ARCNN", "Ours"), "color": ("QGAC", "FBCNN", "Ours")}
+
+_MARK = re.compile(r"(<!-- table (\S+): ([^>]*?) -->)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def keep_result(path: str | Path, root: str | Path) -> Path:
+    """Take a JSON of `test.py evaluate` into `docs/results`, without the scores of single images.
+
+    Args:
+        path: the file; it keeps its name, and its date becomes "measured".
+        root: the project's folder.
+
+    Returns:
+        The file written.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it holds no result of `evaluate`.
+    """
+    path = Path(path)
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        slim = {
+            set_name: {quality: _without_images(scores) for quality, scores in qualities.items()}
+            for set_name, qualities in result["results"].items()
+        }
+        kept = {"measured": str(date.fromtimestamp(path.stat().st_mtime))} | result | {"results": slim}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{path} is no result of `test.py evaluate --json`; give such a file") from None
+    target = Path(root) / RESULTS / path.name
+    write_text(target, as_json(kept))
+    return target
+
+
+def pages(root: str | Path) -> list[Path]:
+    """README, docs and model cards."""
+    return sorted(path for pattern in PAGES for path in Path(root).glob(pattern))
+
+
+def updated(page: str | Path, root: str | Path) -> str:
+    """A page's text with its tables made anew.
+
+    Raises:
+        FileNotFoundError, ValueError: naming page and table, if a mark cannot be read, or what it names is missing.
+    """
+    text = Path(page).read_text(encoding="utf-8")
+    if text.count("<!-- table ") != len(_MARK.findall(text)):
+        raise ValueError(f"{page}: a mark '<!-- table LAYOUT: FILES -->' has no '<!-- end -->', or no files")
+
+    def made(match: re.Match) -> str:
+        start, layout, files, _, end = match.groups()
+        if layout not in LAYOUTS:
+            raise ValueError(f"{page}: no table '{layout}'; there are {', '.join(LAYOUTS)}")
+        paths = [Path(root) / file for file in files.split()]
+        missing = [path for path in paths if not path.is_file()]
+        if missing:
+            raise FileNotFoundError(f"{page}: {missing[0]} is missing, which the table '{layout}' is made from")
+        try:
+            return f"{start}{LAYOUTS[layout](paths)}{end}"
+        except (ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{page}: no table '{layout}' can be made from {files} ({reason})") from None
+
+    return _MARK.sub(made, text)
+
+
+def short_table(paths: Sequence[Path]) -> str:
+    """PSNR at four qualities, a row for each set: the JPEG, ours, and what the paper prints for others."""
+    rows = [["set", "JPEG", "here", *(PRINTED_NAMES.get(name, name) for name in SHORT_ROWS)]]
+    for result in map(_read, paths):
+        printed = paper_table(PAPER_TABLES[result["channels"]])["rows"]
+        for set_name, found in result["results"].items():
+            ours = [_psnrs(found, keys) for keys in (("jpeg", "psnr"), ("psnr",))]
+            others = [_printed_psnrs(printed.get(name, {}).get(set_name, {})) for name in SHORT_ROWS]
+            rows.append(
+                [f"{_title(set_name)}, {CHANNEL_TITLES[result['channels']]}", ours[0], f"**{ours[1]}**", *others]
+            )
+    return _block(rows)
+
+
+def full_table(paths: Sequence[Path]) -> str:
+    """PSNR / SSIM / PSNR-B, a row for each set and quality of the paper's tables, with three of the paper's rows."""
+    parts = []
+    for result in map(_read, paths):
+        names = FULL_ROWS[result["channels"]]
+        table, metrics = paper_table(PAPER_TABLES[result["channels"]]), metrics_of(result)
+        rows = [["set", "Q", "JPEG", f"`{result['method']}`", *(f"{PRINTED_NAMES.get(n, n)}, printed" for n in names)]]
+        for set_name, quality, scores in _cells(result):
+            cells = [table["rows"][name].get(set_name, {}).get(int(quality)) for name in names]
+            if cells[-1] is not None:
+                named = [dict(zip(table["metrics"], cell, strict=True)) if cell else {} for cell in cells]
+                others = [_joined(printed, metrics) if printed else NO_VALUE for printed in named]
+                ours = f"**{_joined(scores, metrics)}**"
+                rows.append([_title(set_name), quality, _joined(scores["jpeg"], metrics), ours, *others])
+        parts.append(_block(rows, _origin(result)))
+    return "".join(parts)
+
+
+def scores_table(paths: Sequence[Path]) -> str:
+    """A model card's table: PSNR / SSIM / PSNR-B of the JPEG and of the network, and the gain in PSNR."""
+    parts = []
+    for result in map(_read, paths):
+        metrics = metrics_of(result)
+        rows = [["set", "Q", "JPEG", f"`{result['method']}`", "gain", "lowest of an image"]]
+        for set_name, quality, scores in _cells(result):
+            gains = [f"{_number(scores[name], '+.2f')} dB" for name in ("gain", "worst_gain")]
+            joined = [_joined(values, metrics) for values in (scores["jpeg"], scores)]
+            rows.append([_title(set_name), quality, *joined, *gains])
+        parts.append(_block(rows, _origin(result)))
+    return "".join(parts)
+
+
+def gains_table(paths: Sequence[Path]) -> str:
+    """Gain in PSNR by quality, one table for each set."""
+    parts = []
+    for result in map(_read, paths):
+        for set_name, found in result["results"].items():
+            of_all = list(found.values())
+            num_images = of_all[0]["num_images"]
+            rows = [
+                ["Q", *found],
+                [f"gain, mean of {num_images} images (dB)", *(_number(scores["gain"], "+.2f") for scores in of_all)],
+                ["lowest of an image (dB)", *(_number(scores["worst_gain"], "+.2f") for scores in of_all)],
+            ]
+            gains = [scores["gain"] for scores in of_all]
+            mean = None if None in gains else sum(gains) / len(gains)
+            lowest = min((scores["worst_gain"] for scores in of_all if scores["worst_gain"] is not None), default=None)
+            num_worse = sum(scores["num_worse"] for scores in of_all)
+            note = (
+                f"{_title(set_name)}, {CHANNEL_TITLES[result['channels']]}, mean PSNR gain over these qualities: "
+                f"{_number(mean, '+.2f')} dB; images that lose: {num_worse} of {num_images * len(of_all)}; "
+                f"lowest of an image: {_number(lowest, '+.2f')} dB."
+            )
+            parts.append(_block(rows, f"{note} {_origin(result)}"))
+    return "".join(parts)
+
+
+def weight_files(paths: Sequence[Path]) -> str:
+    """Weight files' names, types of numbers, sizes and checksums, in a line."""
+    described = []
+    for path in paths:
+        with safe_open(path, framework="numpy") as file:
+            kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - not a dict
+        stored = "float16" if "F16" in kinds else "float32"
+        described.append(f"`{path.name}`, {stored}, {path.stat().st_size / 1e6:.1f} MB, sha256 `{sha256(path)}`")
+    return "; ".join(described)
+
+
+LAYOUTS: dict[str, Callable[[Sequence[Path]], str]] = {
+    "short": short_table,
+    "full": full_table,
+    "scores": scores_table,
+    "gains": gains_table,
+    "weights": weight_files,
+}
+
+
+def _without_images(scores: dict) -> dict:
+    gains = [image["gain"] for image in scores["images"].values()]
+    counts = {"num_images": len(gains), "num_worse": sum(gain is not None and gain < 0 for gain in gains)}
+    return {name: value for name, value in scores.items() if name != "images"} | counts
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError("it is no JSON; docs/results.md says how to make it again") from None
+
+
+def _cells(result: dict) -> list[tuple[str, str, dict]]:
+    return [(name, quality, scores) for name, found in result["results"].items() for quality, scores in found.items()]
+
+
+def _title(set_name: str) -> str:
+    return SET_TITLES.get(set_name, set_name)
+
+
+def _psnrs(found: dict, keys: Sequence[str]) -> str:
+    """PSNR at the four qualities; `keys` lead to it within the scores of a quality."""
+    values = []
+    for quality in map(str, SHORT_QUALITIES):
+        value = found.get(quality)
+        for key in keys:
+            value = None if value is None else value[key]
+        values.append(_number(value, ".2f"))
+    return " / ".join(values)
+
+
+def _printed_psnrs(cells: dict[int, list[float]]) -> str:
+    if not cells:
+        return NO_VALUE
+    return " / ".join(f"{cells[quality][0]:.2f}" if quality in cells else NO_VALUE for quality in SHORT_QUALITIES)
+
+
+def _joined(scores: dict[str, float], metrics: Sequence[str]) -> str:
+    return "/".join(_number(scores.get(metric), f".{METRICS[metric].decimals}f") for metric in metrics)
+
+
+def _number(value: float | None, form: str) -> str:
+    return NO_VALUE if value is None else format(value, form)  # null stands for an infinite score
+
+
+def _origin(result: dict) -> str:
+    made = result["provenance"]
+    return (
+        f"Measured {result['measured']}: {made['device']}, {made['precision']}, weights sha256 "
+        f"`{made['weights_sha256'][:12]}`."
+    )
+
+
+def _block(rows: Sequence[Sequence[str]], note: str = "") -> str:
+    header, *body = ("| " + " | ".join(row) + " |" for row in rows)
+    lines = [header, "|" + "---|" * len(rows[0]), *body, *(["", note] if note else [])]
+    return "\n\n" + "\n".join(lines) + "\n\n"
