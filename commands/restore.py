@@ -7,7 +7,7 @@ import torch
 
 from commands.arguments import add_device_options, path_name, positive
 from common.machine import autocast, choose_device, choose_precision
-from restoration.folders import Restoring, make_folder, plan, restore_files
+from restoration.folders import PhotoRestorer, make_folder, plan, restore_files
 from restoration.tiling import TILE_PX, check_tiles
 from restoration.weights import open_weights, published_names
 
@@ -70,9 +70,9 @@ def default_weights() -> tuple[str, str]:
     return gray, color if color in published_names() else gray
 
 
-def open_restoring(weights: str, device: torch.device) -> Restoring:
+def open_restoring(weights: str, device: torch.device) -> PhotoRestorer:
     """The network that `--weights` of `restore` names, on the device, with what reads qualities by its encoder."""
     opened = open_weights(weights, needs="network")
     restorer = opened.network.to(device, memory_format=torch.channels_last)  # and with it the reader's encoder
     reader = opened.reader()
-    return Restoring(restorer, reader.read if reader else None)
+    return PhotoRestorer(restorer, reader.read if reader else None)

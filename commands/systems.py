@@ -10,7 +10,7 @@ import torch
 from common.machine import autocast, choose_device, choose_precision, device_name, versions
 from evaluation.scores import protocol
 from evaluation.scores.image_sets import CHANNELS, ImageSet
-from evaluation.scores.protocol import Produce
+from evaluation.scores.protocol import OutputSource
 from restoration.tiling import restore_image
 from restoration.weights import Weights, open_weights, published_restorers
 
@@ -20,7 +20,7 @@ JPEG = "jpeg"  # the name under which nothing is restored: the JPEG itself is sc
 class System(NamedTuple):
     """What is measured: how its images come about, its name in the results, and what it is made of."""
 
-    produce: Produce
+    produce: OutputSource
     name: str
     provenance: dict[str, str]
 

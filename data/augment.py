@@ -30,7 +30,7 @@ def inverse(index: int) -> int:
     return -index % 4 if index < 4 else index
 
 
-class Turned(NamedTuple):
+class SymmetryView(NamedTuple):
     """One symmetry of an image, made only of the regions that are cut out of it.
 
     Args:

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from data.archives import DamagedArchive
 from data.config import DEFAULT_PACK_DIR
 from data.known_sets import KNOWN_SETS
-from data.prepare import Prepared, check_target, prepare
+from data.prepare import PreparedSet, check_target, prepare
 
 CHUNK_BYTES = 1 << 18
 PLAIN_LINE_SECONDS = 10.0
@@ -46,7 +46,7 @@ def download(
     force: bool = False,
     pack_dir: str | Path = DEFAULT_PACK_DIR,
     wait_seconds: float = 3.0,
-) -> Prepared:
+) -> PreparedSet:
     """Fetch a set's archives into `<root>/archives`, then prepare it. Archives already there are not fetched again.
 
     Raises:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.augment import Turned
+from data.augment import SymmetryView
 from data.config import DataConfig, PairsConfig, expand_qualities
 from data.jpeg import COLOR_UNIT_PX, LUMA_UNIT_PX, Box, compress
 from data.patches import Patches, as_planes
@@ -57,7 +57,7 @@ class ContrastivePatches(Patches):
         query, key = (torch.stack(patches) for patches in zip(*pairs, strict=True))
         return {"query": query, "key": key, "quality": torch.tensor(qualities)}
 
-    def _with_history(self, image: Turned, quality: int, is_full_range: bool, rng: np.random.Generator) -> Tensor:
+    def _with_history(self, image: SymmetryView, quality: int, is_full_range: bool, rng: np.random.Generator) -> Tensor:
         """A patch of the image, coded at this quality, and then perhaps coded again or resized."""
         doubled, shrunk = self.pairs.double_share, self.pairs.resized_share
         if doubled + shrunk == 0:  # no random number is drawn: a recipe without histories keeps its stream of samples
@@ -71,21 +71,21 @@ class ContrastivePatches(Patches):
             else self._shrunk(image, quality, is_full_range, rng)
         )
 
-    def _doubled(self, image: Turned, quality: int, is_full_range: bool, rng: np.random.Generator) -> Tensor:
+    def _doubled(self, image: SymmetryView, quality: int, is_full_range: bool, rng: np.random.Generator) -> Tensor:
         size = self.config.patch_size_px
         region = self._region(image, size + MARGIN_PX, is_full_range, rng)
         shift = tuple(int(rng.integers(min(LUMA_UNIT_PX, side - size + 1))) for side in region.shape[:2])
         second = self._draw(self.second_qualities, rng)
         return self._anywhere(double_jpeg(compress(region, quality), second, shift=shift), rng)
 
-    def _shrunk(self, image: Turned, quality: int, is_full_range: bool, rng: np.random.Generator) -> Tensor:
+    def _shrunk(self, image: SymmetryView, quality: int, is_full_range: bool, rng: np.random.Generator) -> Tensor:
         size = self.config.patch_size_px
         smallest = size / min(image.shape[:2])  # an image may have no room for the scale drawn
         scale = max(float(rng.uniform(*self.pairs.scales)), smallest)
         region = self._region(image, math.ceil(size / scale) + MARGIN_PX, is_full_range, rng)
         return self._anywhere(resized(compress(region, quality), scale), rng)
 
-    def _region(self, image: Turned, side: int, is_full_range: bool, rng: np.random.Generator) -> np.ndarray:
+    def _region(self, image: SymmetryView, side: int, is_full_range: bool, rng: np.random.Generator) -> np.ndarray:
         """A square of the image with its corner on the coding grid. Smaller images give less than a square."""
         height, width = (min(side, whole) for whole in image.shape[:2])
         rooms = (image.shape[0] - height, image.shape[1] - width)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.augment import NUM_SYMMETRIES, Turned
+from data.augment import NUM_SYMMETRIES, SymmetryView
 from data.color import luma
 from data.config import DataConfig, expand_qualities
 from data.images import list_images
@@ -50,11 +50,11 @@ class Patches(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def _start(self, epoch: int, index: int) -> tuple[Turned, int, np.random.Generator]:
+    def _start(self, epoch: int, index: int) -> tuple[SymmetryView, int, np.random.Generator]:
         """The sample's image (one symmetry of it), its quality, and its random generator."""
         rng = np.random.default_rng([self.seed, epoch, index])
         store, image_index = self.images[self._order_of(epoch)[index]]
-        image = Turned(np.asarray(store[image_index]), int(rng.integers(NUM_SYMMETRIES)))
+        image = SymmetryView(np.asarray(store[image_index]), int(rng.integers(NUM_SYMMETRIES)))
         return image, self._draw(self.qualities, rng), rng
 
     def _order_of(self, epoch: int) -> np.ndarray:
@@ -64,7 +64,7 @@ class Patches(Dataset):
         return self._order[1]
 
     def _patch(
-        self, image: Turned, quality: int, is_full_range: bool, rng: np.random.Generator
+        self, image: SymmetryView, quality: int, is_full_range: bool, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
         """A patch of the coded image and the same patch of the image, (C, P, P) uint8 each."""
         shape = image.shape
@@ -74,7 +74,7 @@ class Patches(Dataset):
         inner = box.within(around).slices
         return as_planes(compress(clean, quality)[inner]), as_planes(clean[inner])
 
-    def _cut(self, image: Turned, box: Box, is_full_range: bool) -> np.ndarray:
+    def _cut(self, image: SymmetryView, box: Box, is_full_range: bool) -> np.ndarray:
         """The pixels of a part of the image that get coded: (H, W) luma, or (H, W, 3)."""
         convert = partial(luma, full_range=is_full_range) if self.config.channels == 1 else None
         return image.cut(box.slices, convert)

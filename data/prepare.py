@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Prepared:
+class PreparedSet:
     """What `prepare` made: image counts by folder, sizes, and remarks that do not stop the work."""
 
     name: str
@@ -69,7 +69,7 @@ def prepare(
     link: bool = False,
     force: bool = False,
     pack_dir: str | Path = DEFAULT_PACK_DIR,
-) -> Prepared:
+) -> PreparedSet:
     """Make the set `<root>/<name>` from folders or archives.
 
     Args:
@@ -170,7 +170,9 @@ def _say_left_out(error: OSError) -> None:
     logger.warning("%s cannot be read (%s) and is left out", printable(str(error.filename)), error.strerror)
 
 
-def _build(name: str, items: list[Item], working: Path, *, link: bool, missing: list[str], described: str) -> Prepared:
+def _build(
+    name: str, items: list[Item], working: Path, *, link: bool, missing: list[str], described: str
+) -> PreparedSet:
     """Read, check and place every image below `working`/set; raise one line for all that is missing and broken."""
     built, broken, digests, num_pixels = working / "set", [], {}, 0
     for item in tqdm(items, desc=f"checking {name}", unit="image", disable=None, leave=False):
@@ -187,7 +189,7 @@ def _build(name: str, items: list[Item], working: Path, *, link: bool, missing: 
         raise ValueError(f"{name} cannot be made from {described}: {_complaint(missing, broken)}; nothing was written")
     counts = Counter(Path(item.place).parent.as_posix() for item in items)
     num_bytes = sum(path.stat().st_size for path in built.rglob("*") if path.is_file())
-    made = Prepared(name, built, {}, num_pixels / 1e6, num_bytes / 1e6)
+    made = PreparedSet(name, built, {}, num_pixels / 1e6, num_bytes / 1e6)
     made.counts = {folder.place: counts[folder.place] for folder in KNOWN_SETS[name].folders}
     made.notes += repeated_pictures(name, digests) + unlike_known(name, digests)
     if any(folder.use == "scores" and folder.num_images is None for folder in KNOWN_SETS[name].folders):

@@ -22,7 +22,7 @@ PHOTO_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm",
 )  # fmt: skip
 # An image, (H, W) or (H, W, 3), uint8 or uint16 -> the quality, 1..100, and its standard error.
-ReadQuality = Callable[[np.ndarray], tuple[float, float]]
+QualityEstimator = Callable[[np.ndarray], tuple[float, float]]
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} photos [{elapsed}<{remaining}]"
 
 
@@ -33,7 +33,7 @@ class Job(NamedTuple):
     target: Path
 
 
-class Restoring(NamedTuple):
+class PhotoRestorer(NamedTuple):
     """What restores photos.
 
     Attributes:
@@ -42,7 +42,7 @@ class Restoring(NamedTuple):
     """
 
     restorer: nn.Module
-    read_quality: ReadQuality | None = None
+    read_quality: QualityEstimator | None = None
 
 
 def plan(inputs: Sequence[str | Path], output: str | Path, *, overwrite: bool = False) -> list[Job]:
@@ -96,7 +96,9 @@ def make_folder(folder: str | Path) -> None:
         raise ValueError(f"cannot write to the folder {folder} ({reason}); give another output folder") from None
 
 
-def restore_files(gray: Restoring, color: Restoring, jobs: Sequence[Job], *, tile_px: int = TILE_PX) -> list[str]:
+def restore_files(
+    gray: PhotoRestorer, color: PhotoRestorer, jobs: Sequence[Job], *, tile_px: int = TILE_PX
+) -> list[str]:
     """Restore photos; those that fail are left out and the others still restored.
 
     Prints the JPEG quality that each photo is read to have, `a.jpg: JPEG quality about 23 +- 4`. Shows a progress bar
@@ -127,7 +129,7 @@ def restore_files(gray: Restoring, color: Restoring, jobs: Sequence[Job], *, til
     return failures
 
 
-def _restore(gray: Restoring, color: Restoring, job: Job, bar: tqdm, *, tile_px: int) -> str:
+def _restore(gray: PhotoRestorer, color: PhotoRestorer, job: Job, bar: tqdm, *, tile_px: int) -> str:
     """Restore one photo; the line that says so. Nothing of it stays in memory."""
     started = time.perf_counter()
     photo = read_photo(job.source)

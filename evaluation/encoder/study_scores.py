@@ -30,12 +30,12 @@ COLUMNS = {  # key in the results -> heading and decimals
     "num_crops": ("crops", 0),
 }
 
-Read = Callable[[nn.Module, Tensor], Tensor]  # (encoder, uint8 crops (N, C, S, S)) -> representations (N, D)
+EncoderRunner = Callable[[nn.Module, Tensor], Tensor]  # (encoder, uint8 crops (N, C, S, S)) -> representations (N, D)
 
 
 def measure(
     encoders: Mapping[str, nn.Module],
-    read: Read,
+    read: EncoderRunner,
     sets: Sequence[ImageSet],
     probe_images: ImageSet | None,
     plan: Plan,

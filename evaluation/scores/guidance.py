@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from data.jpeg import compress
 from evaluation.report import Section
 from evaluation.scores.image_sets import ImageSet, read_clean
-from evaluation.scores.protocol import Case, Produce, evaluate
+from evaluation.scores.protocol import Case, OutputSource, evaluate
 
 FEATURE_SETS = {
     "own": "own",
@@ -26,14 +26,14 @@ FEATURE_SETS = {
     "zero": "zero",
 }
 
-Encoded = tuple[Tensor, list[Tensor]]  # what an encoder answers: representation (N, D), and [E0, E1, E2, E3]
+EncoderAnswer = tuple[Tensor, list[Tensor]]  # what an encoder answers: representation (N, D), and [E0, E1, E2, E3]
 # (network of two images, uint8 image, guide=uint8 image) -> uint8 image; all three of one shape
-RestoreWith = Callable[..., np.ndarray]
+NetworkRunner = Callable[..., np.ndarray]
 
 
 def evaluate_features(
     restorer: nn.Module,
-    restore: RestoreWith,
+    restore: NetworkRunner,
     sets: Sequence[ImageSet],
     qualities: Sequence[int],
     channels: str,
@@ -101,7 +101,7 @@ class GuidedRestorer(nn.Module):
         change: maps the encoder's answer for the guide to the one that the decoder is given.
     """
 
-    def __init__(self, restorer: nn.Module, change: Callable[[Tensor, list[Tensor]], Encoded]) -> None:
+    def __init__(self, restorer: nn.Module, change: Callable[[Tensor, list[Tensor]], EncoderAnswer]) -> None:
         super().__init__()
         self.restorer = restorer
         self.change = change
@@ -117,11 +117,11 @@ class GuidedRestorer(nn.Module):
             return self.restorer(image)
 
 
-def unchanged(representation: Tensor, features: list[Tensor]) -> Encoded:
+def unchanged(representation: Tensor, features: list[Tensor]) -> EncoderAnswer:
     return representation, features
 
 
-def shuffled(representation: Tensor, features: list[Tensor], *, seed: int) -> Encoded:
+def shuffled(representation: Tensor, features: list[Tensor], *, seed: int) -> EncoderAnswer:
     """Each map's positions in random order, one order for all its channels; each channel keeps its values."""
     rng = np.random.default_rng(seed)
     moved = []
@@ -131,11 +131,11 @@ def shuffled(representation: Tensor, features: list[Tensor], *, seed: int) -> En
     return representation, moved
 
 
-def zeroed(representation: Tensor, features: list[Tensor]) -> Encoded:
+def zeroed(representation: Tensor, features: list[Tensor]) -> EncoderAnswer:
     return torch.zeros_like(representation), [torch.zeros_like(feature) for feature in features]
 
 
-def restored_with(guide: Produce, network: GuidedRestorer, restore: RestoreWith) -> Produce:
+def restored_with(guide: OutputSource, network: GuidedRestorer, restore: NetworkRunner) -> OutputSource:
     """Outputs of a restorer for each case's JPEG, with the guide that `guide` makes for it, of the same shape."""
 
     def produce(clean: np.ndarray, case: Case) -> np.ndarray:

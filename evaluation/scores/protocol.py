@@ -30,7 +30,7 @@ GROUND_TRUTH = {
 SCORING_BYTES = 4 * 2**30
 SCORING_BYTES_PER_PIXEL = 132
 
-Restore = Callable[[np.ndarray], np.ndarray]  # degraded image -> restored image, both uint8 and of one shape
+ImageRestoration = Callable[[np.ndarray], np.ndarray]  # degraded image -> restored image, both uint8 and of one shape
 
 
 class Case(NamedTuple):
@@ -48,15 +48,15 @@ class Scores(NamedTuple):
     jpeg: dict[str, float]
 
 
-Produce = Callable[[np.ndarray, Case], np.ndarray]  # (clean image, case) -> a system's output for that case
+OutputSource = Callable[[np.ndarray, Case], np.ndarray]  # (clean image, case) -> a system's output for that case
 
 
-def restored_by(restore: Restore) -> Produce:
+def restored_by(restore: ImageRestoration) -> OutputSource:
     """Outputs of a function from degraded to restored image; the identity scores the JPEG itself."""
     return lambda clean, case: restore(compress(clean, case.quality))
 
 
-def restored_in(folder: str | Path, sets: Sequence[ImageSet], qualities: Sequence[int]) -> Produce:
+def restored_in(folder: str | Path, sets: Sequence[ImageSet], qualities: Sequence[int]) -> OutputSource:
     """Outputs that another system left as files: `folder/<set>/<quality>/<image stem>.png`.
 
     Raises:
@@ -86,7 +86,7 @@ def restored_in(folder: str | Path, sets: Sequence[ImageSet], qualities: Sequenc
 
 
 def evaluate(
-    produce: Produce,
+    produce: OutputSource,
     sets: Sequence[ImageSet],
     qualities: Sequence[int],
     channels: str,

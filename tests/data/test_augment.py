@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data.augment import NUM_SYMMETRIES, Turned, inverse, symmetry
+from data.augment import NUM_SYMMETRIES, SymmetryView, inverse, symmetry
 
 SQUARE = np.arange(9).reshape(3, 3)
 
@@ -51,7 +51,7 @@ def test_the_inverse_undoes_each(index: int) -> None:
 @pytest.mark.parametrize("index", range(NUM_SYMMETRIES))
 def test_a_region_cut_is_that_of_the_turned_image_converted(index: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
-    turned, region = Turned(image, index), (slice(2, 7), slice(1, 9))
+    turned, region = SymmetryView(image, index), (slice(2, 7), slice(1, 9))
     whole = symmetry(image, index)
     assert turned.shape == whole.shape
     cut = turned.cut(region)
