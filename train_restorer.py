@@ -18,7 +18,7 @@ from cqe.quality import QualityProbe
 from cqe.weights import open_encoder
 from data.color import luma, to_image, to_tensor
 from data.config import data_root, expand_qualities
-from data.jpeg import compress
+from data.jpeg import jpeg_roundtrip
 from data.patches import RestorationPatches, open_training_stores, open_validation_store
 from engine.distributed import Process, main_first
 from engine.run import check_run_dir
@@ -85,7 +85,7 @@ class RestorerStage(Stage):
         for quality in expand_qualities(self.config.validation.qualities):
             scores_of_quality = []
             for index, clean in enumerate(self.validation_images):
-                degraded = compress(clean, quality)
+                degraded = jpeg_roundtrip(clean, quality)
                 output = kept(to_tensor(degraded)[None].to(device))[0]
                 restored = to_image(output)
                 scores_of_quality.append(score(restored, clean))

@@ -11,7 +11,7 @@ from torch import Tensor
 from cqe.encoder import QualityEncoder
 from cqe.quality import CROP_PX, MIDDLE_QUALITY, NUM_RANGES, QualityProbe, is_telling, raw_rows
 from data.color import luma, to_tensor
-from data.jpeg import compress
+from data.jpeg import jpeg_roundtrip
 
 NUM_ROWS = 5000  # about; fitting solves that many equations, which takes a minute
 CROPS_A_CODING = 4  # crops of one image at one quality: two for each of the two ways to code it
@@ -150,10 +150,10 @@ def _codings(images: Tensor, qualities: Tensor) -> tuple[Tensor, int]:
 
 def _coded(image: np.ndarray, quality: int, channels: int) -> list[np.ndarray]:
     """An RGB photo, coded at a quality in two ways. Each is returned as an encoder would see it."""
-    in_color = compress(image, quality)
+    in_color = jpeg_roundtrip(image, quality)
     if channels == 1:  # as the benchmarks are made: luma in 16..235, then JPEG; and as a colour photo is read
-        return [compress(luma(image), quality), luma(in_color, full_range=True)]
-    in_gray = compress(luma(image, full_range=True), quality)
+        return [jpeg_roundtrip(luma(image), quality), luma(in_color, full_range=True)]
+    in_gray = jpeg_roundtrip(luma(image, full_range=True), quality)
     return [in_color, np.repeat(in_gray[:, :, None], 3, axis=2)]
 
 

@@ -53,7 +53,7 @@ def decode(data: bytes) -> np.ndarray:
         return np.asarray(file)
 
 
-def compress(image: np.ndarray, quality: int) -> np.ndarray:
+def jpeg_roundtrip(image: np.ndarray, quality: int) -> np.ndarray:
     """The image after one round of JPEG coding at this quality (1..100); same shape, uint8."""
     return decode(encode(image, quality))
 

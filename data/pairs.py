@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data.augment import SymmetryView
 from data.config import DataConfig, PairsConfig, expand_qualities
-from data.jpeg import COLOR_UNIT_PX, LUMA_UNIT_PX, Box, compress
+from data.jpeg import COLOR_UNIT_PX, LUMA_UNIT_PX, Box, jpeg_roundtrip
 from data.patches import Patches, as_planes
 from data.recompression import double_jpeg, resized
 from data.store import PixelStore
@@ -76,14 +76,14 @@ class ContrastivePatches(Patches):
         region = self._region(image, size + MARGIN_PX, is_full_range, rng)
         shift = tuple(int(rng.integers(min(LUMA_UNIT_PX, side - size + 1))) for side in region.shape[:2])
         second = self._draw(self.second_qualities, rng)
-        return self._anywhere(double_jpeg(compress(region, quality), second, shift=shift), rng)
+        return self._anywhere(double_jpeg(jpeg_roundtrip(region, quality), second, shift=shift), rng)
 
     def _shrunk(self, image: SymmetryView, quality: int, is_full_range: bool, rng: np.random.Generator) -> Tensor:
         size = self.config.patch_size_px
         smallest = size / min(image.shape[:2])  # an image may have no room for the scale drawn
         scale = max(float(rng.uniform(*self.pairs.scales)), smallest)
         region = self._region(image, math.ceil(size / scale) + MARGIN_PX, is_full_range, rng)
-        return self._anywhere(resized(compress(region, quality), scale), rng)
+        return self._anywhere(resized(jpeg_roundtrip(region, quality), scale), rng)
 
     def _region(self, image: SymmetryView, side: int, is_full_range: bool, rng: np.random.Generator) -> np.ndarray:
         """A square of the image with its corner on the coding grid. Smaller images give less than a square."""

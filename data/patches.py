@@ -16,7 +16,7 @@ from data.augment import NUM_SYMMETRIES, SymmetryView
 from data.color import luma
 from data.config import DataConfig, expand_qualities
 from data.images import list_images
-from data.jpeg import COLOR_UNIT_PX, LUMA_UNIT_PX, Box, compress, surroundings
+from data.jpeg import COLOR_UNIT_PX, LUMA_UNIT_PX, Box, jpeg_roundtrip, surroundings
 from data.splits import refuse_other_split
 from data.store import PixelStore, open_store
 
@@ -72,7 +72,7 @@ class Patches(Dataset):
         around = surroundings(box, shape if self.config.channels == 3 else shape[:2])
         clean = self._cut(image, around, is_full_range)
         inner = box.within(around).slices
-        return as_planes(compress(clean, quality)[inner]), as_planes(clean[inner])
+        return as_planes(jpeg_roundtrip(clean, quality)[inner]), as_planes(clean[inner])
 
     def _cut(self, image: SymmetryView, box: Box, is_full_range: bool) -> np.ndarray:
         """The pixels of a part of the image that get coded: (H, W) luma, or (H, W, 3)."""

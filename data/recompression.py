@@ -6,7 +6,7 @@ Both functions take and return whole images. Both are local: a region that is la
 import numpy as np
 from PIL import Image
 
-from data.jpeg import compress
+from data.jpeg import jpeg_roundtrip
 
 
 def double_jpeg(coded: np.ndarray, second_quality: int, *, shift: tuple[int, int] = (0, 0)) -> np.ndarray:
@@ -21,7 +21,7 @@ def double_jpeg(coded: np.ndarray, second_quality: int, *, shift: tuple[int, int
         (H - rows, W - columns[, 3]) uint8.
     """
     rows, columns = shift
-    return compress(np.ascontiguousarray(coded[rows:, columns:]), second_quality)
+    return jpeg_roundtrip(np.ascontiguousarray(coded[rows:, columns:]), second_quality)
 
 
 def resized(coded: np.ndarray, scale: float) -> np.ndarray:

@@ -17,7 +17,7 @@ from cqe.encoder import QualityEncoder
 from cqe.weights import save_encoder
 from data import known_sets
 from data.images import read_image
-from data.jpeg import compress
+from data.jpeg import jpeg_roundtrip
 from data.known_sets import KNOWN_SETS, Folder, KnownSet, pixel_digest, split_digest
 from data.store import open_store
 from engine.config import parse_config
@@ -96,7 +96,7 @@ def test_a_metric_is_in_every_score_mean_and_table(
     run("evaluate", "--weights", "jpeg", "--sets", "live1", "--quality", 10, "--channels", "color", *outputs)
     content = json.loads((tmp_path / "out.json").read_text())
     clean = [read_image(live1 / "live1" / f"{stem}.png") for stem in ("bikes", "caps")]
-    expected = [worst_pixel(compress(image, 10), image) for image in clean]
+    expected = [worst_pixel(jpeg_roundtrip(image, 10), image) for image in clean]
     scores = content["results"]["live1"]["10"]
     assert [scores["images"][stem][worst] for stem in ("bikes", "caps")] == expected
     assert scores[worst] == scores["jpeg"][worst] == np.mean(expected)
@@ -149,7 +149,7 @@ def test_training_validates_with_the_new_metric(worst: str, tmp_path: Path) -> N
     stage = train_restorer.RestorerStage(config, QualityEncoder(1, width=4), None, [clean])
     log = type("Log", (), {"picture": lambda *arguments: None})()
     # An untrained network is the identity.
-    assert stage.validate(stage.kept, log, 0)[worst] == worst_pixel(compress(clean, 10), clean)
+    assert stage.validate(stage.kept, log, 0)[worst] == worst_pixel(jpeg_roundtrip(clean, 10), clean)
 
 
 def test_a_network_is_its_file_and_a_line(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.jpeg import COLOR_UNIT_PX, LUMA_UNIT_PX, compress
+from data.jpeg import COLOR_UNIT_PX, LUMA_UNIT_PX, jpeg_roundtrip
 from data.recompression import double_jpeg, resized
 from evaluation.scores.image_sets import ImageSet, read_clean
 
@@ -89,7 +89,7 @@ def draw_crops(
             check_room(image_set.paths[index], clean.shape, condition, size_px, drawing)
         rows = []
         for quality in qualities:
-            coded, repeats = compress(clean, quality), range(drawing.crops_per_image)
+            coded, repeats = jpeg_roundtrip(clean, quality), range(drawing.crops_per_image)
             rows += [_cut(coded, condition, drawing, (index, quality, repeat)) for repeat in repeats]
         return rows
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from data.color import to_tensor
 from data.images import list_images
-from data.jpeg import compress
+from data.jpeg import jpeg_roundtrip
 from data.known_sets import measured_folders
 from evaluation.encoder.crops import Drawing, draw_crops
 from evaluation.encoder.neighbours import represent
@@ -66,7 +66,7 @@ def columns_of(
     device = next(encoder.parameters()).device
     columns = []
     for quality in qualities:
-        image = compress(clean, quality)[top : top + size_px, left : left + size_px]
+        image = jpeg_roundtrip(clean, quality)[top : top + size_px, left : left + size_px]
         score = resemblance(prototypes[quality].to(device)) if prototypes else torch.linalg.vector_norm
         features, cam, value = explain(encoder, to_tensor(image)[None].to(device), score)
         upsampled = F.interpolate(cam[None, None], image.shape[:2], mode="bilinear")[0, 0]

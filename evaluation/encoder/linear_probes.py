@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from data.jpeg import compress
+from data.jpeg import jpeg_roundtrip
 
 RIDGE_ALPHAS = np.logspace(-2, 4, 7)
 NUM_FOLDS = 5
@@ -101,7 +101,7 @@ def reencoded_quality(pixels: np.ndarray, candidates: Sequence[int], *, workers:
 
     def read(image: np.ndarray) -> int:
         before = image.astype(np.int32)
-        return tried[int(np.argmin([np.square(compress(image, quality) - before).sum() for quality in tried]))]
+        return tried[int(np.argmin([np.square(jpeg_roundtrip(image, quality) - before).sum() for quality in tried]))]
 
     with ThreadPoolExecutor(workers) as pool:
         return np.array(list(pool.map(read, pixels)))

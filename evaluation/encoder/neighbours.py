@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cqe.quality import raw_rows
 from data.color import luma, to_tensor
-from data.jpeg import Box, compress, surroundings
+from data.jpeg import Box, jpeg_roundtrip, surroundings
 from data.store import PixelStore
 
 
@@ -34,7 +34,7 @@ def quality_crops(
             top, left = (int(rng.integers(side - crop_size_px + 1)) for side in image.shape[:2])
             box = Box(top, left, crop_size_px, crop_size_px)
             around = surroundings(box, image.shape)
-            coded = compress(np.ascontiguousarray(image[around.slices]), quality)
+            coded = jpeg_roundtrip(np.ascontiguousarray(image[around.slices]), quality)
             crops.append(to_tensor(coded[box.within(around).slices]))
             labels.append(quality)
             images.append(index)

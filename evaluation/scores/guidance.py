@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.jpeg import compress
+from data.jpeg import jpeg_roundtrip
 from evaluation.report import Section
 from evaluation.scores.image_sets import ImageSet, read_clean
 from evaluation.scores.protocol import Case, OutputSource, evaluate
@@ -64,15 +64,15 @@ def evaluate_features(
     wrong_of = {quality: farthest(quality, wrong_qualities) for quality in qualities}
 
     def itself(clean: np.ndarray, case: Case) -> np.ndarray:
-        return compress(clean, case.quality)
+        return jpeg_roundtrip(clean, case.quality)
 
     def at_wrong_quality(clean: np.ndarray, case: Case) -> np.ndarray:
-        return compress(clean, wrong_of[case.quality])
+        return jpeg_roundtrip(clean, wrong_of[case.quality])
 
     def next_image(clean: np.ndarray, case: Case) -> np.ndarray:
         # Brought to size before it is coded, so that its JPEG grid is unbroken.
         other = read_clean(next_of[case.set_name, case.stem], channels)
-        return compress(brought_to(other, clean.shape[:2]), case.quality)
+        return jpeg_roundtrip(brought_to(other, clean.shape[:2]), case.quality)
 
     sources = {
         "own": (itself, unchanged),
@@ -139,7 +139,7 @@ def restored_with(guide: OutputSource, network: GuidedRestorer, restore: Network
     """Outputs of a restorer for each case's JPEG, with the guide that `guide` makes for it, of the same shape."""
 
     def produce(clean: np.ndarray, case: Case) -> np.ndarray:
-        return restore(network, compress(clean, case.quality), guide=guide(clean, case))
+        return restore(network, jpeg_roundtrip(clean, case.quality), guide=guide(clean, case))
 
     return produce
 

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.images import read_image
-from data.jpeg import compress
+from data.jpeg import jpeg_roundtrip
 from evaluation.scores.image_sets import ImageSet, read_clean, size_of
 from evaluation.scores.metrics import METRICS, means, score
 
@@ -53,7 +53,7 @@ OutputSource = Callable[[np.ndarray, Case], np.ndarray]  # (clean image, case) -
 
 def restored_by(restore: ImageRestoration) -> OutputSource:
     """Outputs of a function from degraded to restored image; the identity scores the JPEG itself."""
-    return lambda clean, case: restore(compress(clean, case.quality))
+    return lambda clean, case: restore(jpeg_roundtrip(clean, case.quality))
 
 
 def restored_in(folder: str | Path, sets: Sequence[ImageSet], qualities: Sequence[int]) -> OutputSource:
@@ -158,7 +158,7 @@ def _clean_cases(
 
 
 def _score(restored: np.ndarray, clean: np.ndarray, quality: int) -> Scores:
-    degraded = compress(clean, quality)
+    degraded = jpeg_roundtrip(clean, quality)
     jpeg = score(degraded, clean)
     output = jpeg if np.array_equal(restored, degraded) else score(restored, clean)
     return Scores(output | {"gain": _gain(output["psnr"], jpeg["psnr"])}, jpeg)

@@ -19,7 +19,7 @@ from data.augment import NUM_SYMMETRIES, symmetry
 from data.color import luma, to_tensor
 from data.config import DataConfig
 from data.images import read_rgb
-from data.jpeg import compress
+from data.jpeg import jpeg_roundtrip
 from data.patches import RestorationPatches
 from data.store import open_store
 from evaluation.speed.ratios import rates_row
@@ -58,7 +58,7 @@ def field_sample(paths: Sequence[Path], dataset: RestorationPatches, rng: np.ran
     clean = np.ascontiguousarray(symmetry(crop, rng.integers(NUM_SYMMETRIES)))
     if config.channels == 1:
         clean = luma(clean)
-    return to_tensor(compress(clean, rng.choice(dataset.qualities))), to_tensor(clean)
+    return to_tensor(jpeg_roundtrip(clean, rng.choice(dataset.qualities))), to_tensor(clean)
 
 
 def _measure(dataset: RestorationPatches, paths: Sequence[Path], num_rounds: int) -> tuple[list[float], list[float]]:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cqe.encoder import QualityEncoder
-from data.jpeg import compress
+from data.jpeg import jpeg_roundtrip
 from evaluation.scores.comparison import Crop, Shown, comparison_figure
 from evaluation.scores.metrics import score
 from restoration.networks import FastOptions, NetworkConfig, build_restorer
@@ -51,14 +51,14 @@ def test_systems_are_drawn_and_recorded(root: Path, weights: Path, capsys: pytes
     assert content["settings"] == {"image": "b.png", "quality": 20, "channels": "color", "crops": [[8, 16, 24, 16]]}
     jpeg, ours = content["systems"]
     clean = np.asarray(Image.open(root / "live1" / "b.png"))
-    assert {name: jpeg[name] for name in ("psnr", "ssim", "psnrb")} == score(compress(clean, 20), clean)
+    assert {name: jpeg[name] for name in ("psnr", "ssim", "psnrb")} == score(jpeg_roundtrip(clean, 20), clean)
     assert (jpeg["name"], ours["name"]) == ("jpeg", "tiny") and "weights_sha256" in ours["provenance"]
     assert "b coded at quality 20, color" in content["caption"] and content["caption"] in capsys.readouterr().out
 
 
 def test_crops_are_shown_magnified_and_marked_in_the_whole() -> None:
     whole = picture(60, 90)
-    jpeg, crops = compress(whole, 10), [Crop(10, 5, 20, 20), Crop(40, 30, 20, 10)]
+    jpeg, crops = jpeg_roundtrip(whole, 10), [Crop(10, 5, 20, 20), Crop(40, 30, 20, 10)]
     scores = {"psnr": 25.125, "ssim": 0.75049, "psnrb": 24.0}
     figure = comparison_figure([Shown("JPEG", jpeg, scores), Shown("original", whole, None)], crops)
     shown = [np.asarray(axes.images[0].get_array()) for axes in figure.axes]

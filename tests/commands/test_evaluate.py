@@ -13,7 +13,7 @@ from PIL import Image
 
 from cqe.encoder import QualityEncoder
 from data.color import luma
-from data.jpeg import compress
+from data.jpeg import jpeg_roundtrip
 from data.splits import bsds500_stems
 from evaluation.scores.metrics import score
 from restoration.networks import FastOptions, NetworkConfig, build_restorer
@@ -77,7 +77,7 @@ def test_json_holds_scores_of_every_image_set_and_quality(tmp_path: Path, live1:
     assert (content["method"], content["channels"]) == ("jpeg", "gray")
     assert list(content["results"]) == ["live1"] and list(content["results"]["live1"]) == ["10", "40"]
     for quality, scores in content["results"]["live1"].items():
-        expected = {stem: score(compress(luma(rgb), int(quality)), luma(rgb)) for stem, rgb in live1.items()}
+        expected = {stem: score(jpeg_roundtrip(luma(rgb), int(quality)), luma(rgb)) for stem, rgb in live1.items()}
         assert scores["images"] == {stem: figures | {"gain": 0} for stem, figures in expected.items()}
         assert scores["psnr"] == pytest.approx((expected["a"]["psnr"] + expected["b"]["psnr"]) / 2, abs=1e-12)
     assert [path.name for path in output.parent.iterdir()] == ["out.json"]
@@ -88,7 +88,7 @@ def test_terminal_and_markdown_show_the_same_figures(
 ) -> None:
     run("evaluate", "--weights", "jpeg", "--sets", "live1", "--quality", 20, "--channels", "color",
         "--data-root", tmp_path, "--markdown", tmp_path / "out.md")  # fmt: skip
-    expected = [score(compress(rgb, 20), rgb)["psnr"] for rgb in live1.values()]
+    expected = [score(jpeg_roundtrip(rgb, 20), rgb)["psnr"] for rgb in live1.values()]
     figure = f"{sum(expected) / 2:.2f}"
     captured = capsys.readouterr()
     assert f"live1       20  {figure} / " in captured.out
@@ -118,7 +118,7 @@ def test_the_authors_file_is_scored_as_the_network_it_holds(tmp_path: Path) -> N
     clean = save_image(tmp_path / "one" / "photo.png", 24, 16)
     run("evaluate", "--weights", tmp_path / "deblock_gray.pth", "--sets", tmp_path / "one", "--quality", 20,
         "--json", tmp_path / "o.json")  # fmt: skip
-    coded = torch.tensor(compress(clean, 20))[None, None].float() / 255
+    coded = torch.tensor(jpeg_roundtrip(clean, 20))[None, None].float() / 255
     with torch.no_grad():
         output = load_released(released_weights("gray"))(coded)[0, 0]
     expected = score((output.clamp(0, 1) * 255).round().byte().numpy(), clean)

@@ -12,7 +12,7 @@ from PIL import Image
 from cqe.encoder import QualityEncoder
 from cqe.weights import load_encoder, save_encoder
 from data.color import luma, to_tensor
-from data.jpeg import compress
+from data.jpeg import jpeg_roundtrip
 from data.splits import bsds500_stems
 from evaluation import plot_files
 from restoration.networks import FastOptions, NetworkConfig, build_restorer
@@ -125,7 +125,7 @@ def test_maps_explain_the_length_without_prototypes(
     encoder = load_encoder(weights, channels=1)
     clean = luma(np.asarray(Image.open(root / "live1" / "b.png")))
     with torch.no_grad():
-        representation, _ = encoder(to_tensor(compress(clean, 20)[4:68, 8:72])[None])
+        representation, _ = encoder(to_tensor(jpeg_roundtrip(clean, 20)[4:68, 8:72])[None])
     assert content["columns"][0]["score"] == pytest.approx(representation.norm().item(), rel=1e-5)
     assert "length of the representation" in content["caption"]
 

@@ -11,7 +11,7 @@ from torch import nn
 from common.files import sha256
 from cqe.encoder import QualityEncoder
 from cqe.weights import save_encoder
-from data.jpeg import compress
+from data.jpeg import jpeg_roundtrip
 from restoration.networks import FastOptions, NetworkConfig, build_restorer
 from restoration.networks.restorer import Restorer
 from restoration.weights import load_restorer, open_weights, save_restorer
@@ -104,7 +104,7 @@ def test_probe_adds_what_reads_qualities_off_an_encoder(tmp_path: Path, capsys) 
     torch.testing.assert_close(opened.encoder.state_dict(), encoder.state_dict(), rtol=0, atol=0)
     reader = opened.reader()
     seen = picture(48, 48, seed=0)  # one of those that it was fitted to; an untrained encoder is no help with others
-    qualities = [reader.read(compress(seen, quality)).quality for quality in (5, 50, 95)]
+    qualities = [reader.read(jpeg_roundtrip(seen, quality)).quality for quality in (5, 50, 95)]
     assert qualities == sorted(qualities) and qualities[0] < 20 and qualities[2] > 80
 
 

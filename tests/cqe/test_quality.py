@@ -14,7 +14,7 @@ from cqe.fitting import fit_probe, read_coded
 from cqe.quality import CROP_PX, NOTHING_KNOWN, QualityProbe, QualityReader, _spread_crops
 from cqe.weights import copy_with_probe, open_encoder, save_encoder
 from data.color import luma
-from data.jpeg import compress
+from data.jpeg import jpeg_roundtrip
 from engine.weight_files import read_weight_file
 from tests.synthetic import picture
 
@@ -125,7 +125,7 @@ def test_one_reading_of_several_crops() -> None:
 
 def test_uniform_parts_of_an_image_do_not_count(encoder: QualityEncoder, probe: QualityProbe) -> None:
     reader = QualityReader(encoder, probe)
-    photo = luma(compress(picture(128, 128), 30), full_range=True)
+    photo = luma(jpeg_roundtrip(picture(128, 128), 30), full_range=True)
     white = np.full((128, 3 * 128), 255, np.uint8)
     assert reader.read(np.hstack([white, photo])) == reader.read(photo)
     assert reader.read(white) == reader.read(white[:1, :1]) == NOTHING_KNOWN
@@ -197,7 +197,7 @@ def test_images_of_any_size_and_kind_are_read(shape: tuple[int, ...], channels: 
 
 
 def test_a_photo_is_read_as_a_restorer_would_see_it(encoder: QualityEncoder, probe: QualityProbe) -> None:
-    photo = compress(picture(150, 140), 30)
+    photo = jpeg_roundtrip(picture(150, 140), 30)
     reader = QualityReader(encoder, probe)
     full = luma(photo, full_range=True)
     assert reader.read(photo) == reader.read(full)

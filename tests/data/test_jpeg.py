@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, JpegImagePlugin
 
-from data.jpeg import Box, compress, decode, encode, surroundings
+from data.jpeg import Box, decode, encode, jpeg_roundtrip, surroundings
 
 SUBSAMPLED_420 = 2  # Pillow's number for it
 
@@ -20,7 +20,7 @@ def textured(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def coded_apart(image: np.ndarray, box: Box, around: Box, quality: int) -> np.ndarray:
-    coded = compress(np.ascontiguousarray(image[around.slices]), quality)
+    coded = jpeg_roundtrip(np.ascontiguousarray(image[around.slices]), quality)
     return coded[box.within(around).slices]
 
 
@@ -40,7 +40,7 @@ def test_coding_the_surroundings_equals_coding_the_whole(size: tuple[int, int], 
     rng = np.random.default_rng(1)
     for quality in (5, 10, 32, 50, 77, 90, 95):
         image = textured(*size, *channels, seed=quality)
-        whole = compress(image, quality)
+        whole = jpeg_roundtrip(image, quality)
         for _ in range(25):
             (top, height), (left, width) = random_span(size[0], rng), random_span(size[1], rng)
             box = Box(top, left, height, width)
@@ -50,7 +50,7 @@ def test_coding_the_surroundings_equals_coding_the_whole(size: tuple[int, int], 
 
 def test_colour_without_the_units_around_is_another_image() -> None:
     image, box = textured(64, 64, 3), Box(16, 32, 16, 16)  # one unit, exactly
-    whole = compress(image, 30)[box.slices]
+    whole = jpeg_roundtrip(image, 30)[box.slices]
     assert not np.array_equal(coded_apart(image, box, box, 30), whole)
     blocks_around = Box(8, 24, 32, 32)  # a luma block on each side tears the chroma blocks apart
     assert not np.array_equal(coded_apart(image, box, blocks_around, 30), whole)
@@ -60,7 +60,7 @@ def test_colour_without_the_units_around_is_another_image() -> None:
 
 def test_luma_off_the_grid_is_another_image() -> None:
     image, box = textured(64, 64), Box(12, 20, 16, 16)
-    assert not np.array_equal(coded_apart(image, box, box, 30), compress(image, 30)[box.slices])
+    assert not np.array_equal(coded_apart(image, box, box, 30), jpeg_roundtrip(image, 30)[box.slices])
 
 
 def test_surroundings_are_aligned_and_no_larger_than_needed() -> None:
@@ -100,7 +100,7 @@ def test_compress_keeps_shape_and_loses_more_at_lower_quality(shape: tuple[int, 
     image = textured(*shape)
     errors = []
     for quality in (95, 50, 10):
-        coded = compress(image, quality)
+        coded = jpeg_roundtrip(image, quality)
         assert coded.shape == shape and coded.dtype == np.uint8
         errors.append(np.square(coded.astype(float) - image).mean())
     assert errors[0] < errors[1] < errors[2]
@@ -109,4 +109,4 @@ def test_compress_keeps_shape_and_loses_more_at_lower_quality(shape: tuple[int, 
 @pytest.mark.parametrize("quality", [0, 101, -10])
 def test_a_quality_out_of_range_is_refused(quality: int) -> None:
     with pytest.raises(ValueError, match=f"JPEG quality must be within 1..100, got {quality}"):
-        compress(textured(8, 8), quality)
+        jpeg_roundtrip(textured(8, 8), quality)

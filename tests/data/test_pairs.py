@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from data.config import DataConfig, PairsConfig
-from data.jpeg import compress
+from data.jpeg import jpeg_roundtrip
 from data.pairs import ContrastivePatches
 from data.patches import Patches
 from data.store import PixelStore
@@ -62,7 +62,7 @@ def test_pairs_of_a_sample_are_of_one_image_and_each_of_its_own_quality(
             if all(
                 corners(query, coded) and corners(key, coded)
                 for query, key, quality in zip(sample["query"], sample["key"], qualities, strict=True)
-                for coded in [compress(view, quality)]
+                for coded in [jpeg_roundtrip(view, quality)]
             )
         )
         found[epoch, view // 8] += 1
@@ -116,8 +116,8 @@ def test_a_sample_follows_from_seed_epoch_and_index_alone(pack: Pack) -> None:
 
 def doubled(region: np.ndarray, first: int, second: int, shift: tuple[int, int]) -> np.ndarray:
     """Coded, cut, coded again."""
-    once = compress(region, first)[shift[0] :, shift[1] :]
-    return compress(np.ascontiguousarray(once), second)
+    once = jpeg_roundtrip(region, first)[shift[0] :, shift[1] :]
+    return jpeg_roundtrip(np.ascontiguousarray(once), second)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -145,7 +145,7 @@ def test_a_resized_patch_is_of_a_region_coded_and_made_smaller(pack: Pack, chann
     patches = [patch_bytes(patch) for patch in drawn_patches(dataset, 30)]
     wanted, found = set(patches), {}
     for view, side in product(wholes([image], channels=channels), range(SIZE, REACH + 1)):
-        smaller = Image.fromarray(compress(view, 30)).resize((side, side), Image.Resampling.BICUBIC)
+        smaller = Image.fromarray(jpeg_roundtrip(view, 30)).resize((side, side), Image.Resampling.BICUBIC)
         for patch in wanted.intersection(all_patches(np.asarray(smaller), SIZE)):
             found[patch] = side
     assert found.keys() == wanted
@@ -162,7 +162,7 @@ def test_a_region_starts_on_the_grid_and_is_large_enough_for_its_scale(pack: Pac
     wanted, found = {patch_bytes(patch) for patch in drawn_patches(dataset, 20)}, {}
     for view, start in product(wholes([image], channels=3), (0, 16)):
         region = view[start : start + 48] if view.shape[0] > 48 else view[:, start : start + 48]
-        halved = Image.fromarray(compress(np.copy(region), 30)).resize((24, 24), Image.Resampling.BICUBIC)
+        halved = Image.fromarray(jpeg_roundtrip(np.copy(region), 30)).resize((24, 24), Image.Resampling.BICUBIC)
         for patch in wanted.intersection(all_patches(np.asarray(halved), SIZE)):
             found[patch] = start
     assert found.keys() == wanted and set(found.values()) == {0, 16}
@@ -174,7 +174,7 @@ def test_shares_are_shares_and_each_patch_of_a_pair_has_its_own_history(pack: Pa
     config = settings(channels=3, qualities=[30])
     shares = {"double_share": double_share, "resized_share": resized_share}
     dataset = pairs_of(pack(image), config, **shares, second_qualities=[90])
-    once = {patch for view in wholes([image], channels=3) for patch in all_patches(compress(view, 30), 16)}
+    once = {patch for view in wholes([image], channels=3) for patch in all_patches(jpeg_roundtrip(view, 30), 16)}
     doubles = {
         patch
         for view, shift in product(wholes([image], channels=3), product(range(8), repeat=2))
@@ -209,7 +209,7 @@ def test_an_image_of_the_patch_s_size_is_neither_cut_nor_made_smaller(pack: Pack
     image = noise(16, 16)
     store, config = pack(image), settings(channels=channels, qualities=[30])
     views = list(wholes([image], channels=channels))
-    once = {compress(view, 30).tobytes() for view in views}
+    once = {jpeg_roundtrip(view, 30).tobytes() for view in views}
     twice = {doubled(view, 30, second, (0, 0)).tobytes() for view, second in product(views, (70, 80))}
     for shares, expected in (({"resized_share": 1.0}, once), ({"double_share": 1.0}, twice)):
         dataset = pairs_of(store, config, **shares, second_qualities=[70, 80])
@@ -227,7 +227,7 @@ def test_all_patches_of_a_sample_are_of_one_range(pack: Pack, shares: dict, shar
     ranges = {}
     for full_range, quality in product((False, True), (30, 50)):
         for plane in wholes([image], channels=1, full_range=full_range):
-            coded = doubled(plane, quality, 80, (0, 0)) if "double_share" in shares else compress(plane, quality)
+            coded = doubled(plane, quality, 80, (0, 0)) if "double_share" in shares else jpeg_roundtrip(plane, quality)
             ranges[quality, coded.tobytes()] = full_range
     drawn = []
     for epoch in range(20):

@@ -13,7 +13,7 @@ from PIL import Image
 from data.augment import NUM_SYMMETRIES, symmetry
 from data.color import luma
 from data.config import DataConfig, expand_qualities
-from data.jpeg import compress
+from data.jpeg import jpeg_roundtrip
 from data.patches import Patches, RestorationPatches, open_training_stores
 from data.splits import bsds500_stems
 from data.store import PixelStore
@@ -40,7 +40,7 @@ def test_degraded_is_the_clean_place_in_the_coded_whole_image(pack: Pack, channe
             sample = dataset[epoch, index]
             assert sample["degraded"].dtype == sample["clean"].dtype == torch.uint8
             places = [
-                corners(sample["clean"], whole) & corners(sample["degraded"], compress(whole, sample["quality"]))
+                corners(sample["clean"], whole) & corners(sample["degraded"], jpeg_roundtrip(whole, sample["quality"]))
                 for whole in wholes(store, channels=channels)
             ]
             assert sum(map(len, places)) == 1
@@ -134,7 +134,7 @@ def test_the_stream_is_that_of_plain_draws_in_a_fixed_order(pack: Pack, channels
         plane = np.ascontiguousarray(turned) if channels == 3 else luma(turned, full_range=full_range)
         sample = dataset[epoch, index]
         assert sample["quality"] == quality
-        for name, whole in (("clean", plane), ("degraded", compress(plane, quality))):
+        for name, whole in (("clean", plane), ("degraded", jpeg_roundtrip(plane, quality))):
             patch = whole[top : top + 16, left : left + 16].reshape(16, 16, channels)
             np.testing.assert_array_equal(sample[name].permute(1, 2, 0), patch)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data.jpeg import compress
+from data.jpeg import jpeg_roundtrip
 from data.recompression import double_jpeg, resized
 from tests.synthetic import picture
 
@@ -17,19 +17,19 @@ def planes(channels: int) -> np.ndarray:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_on_one_grid_doubling_is_coding_twice(channels: int) -> None:
     image = planes(channels)
-    twice = double_jpeg(compress(image, 20), 75)
-    np.testing.assert_array_equal(twice, compress(compress(image, 20), 75))
-    assert (twice != compress(image, 20)).any() and (twice != compress(image, 75)).any()
+    twice = double_jpeg(jpeg_roundtrip(image, 20), 75)
+    np.testing.assert_array_equal(twice, jpeg_roundtrip(jpeg_roundtrip(image, 20), 75))
+    assert (twice != jpeg_roundtrip(image, 20)).any() and (twice != jpeg_roundtrip(image, 75)).any()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("shift", [(3, 0), (0, 5), (7, 2)])
 def test_a_shift_cuts_rows_and_columns_before_the_second_coding(channels: int, shift: tuple[int, int]) -> None:
-    coded = compress(planes(channels), 20)
+    coded = jpeg_roundtrip(planes(channels), 20)
     result = double_jpeg(coded, 75, shift=shift)
     assert result.shape == (37 - shift[0], 45 - shift[1], *coded.shape[2:]) and result.dtype == np.uint8
     kept = coded[shift[0] :, shift[1] :].copy()
-    np.testing.assert_array_equal(result, compress(kept, 75))
+    np.testing.assert_array_equal(result, jpeg_roundtrip(kept, 75))
     # Cut first and coded then: the other way round the second coding would be on the first one's grid.
     assert (result != double_jpeg(coded, 75)[shift[0] :, shift[1] :]).any()
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cqe.quality import raw_rows
 from data.color import luma, to_image
-from data.jpeg import compress
+from data.jpeg import jpeg_roundtrip
 from data.store import PixelStore, open_store
 from evaluation.encoder.neighbours import (
     content_check,
@@ -162,7 +162,7 @@ def test_crops_are_of_the_coded_whole_images(store: PixelStore, channels: int) -
     places = []
     for crop, quality, index in zip(crops, qualities.tolist(), images.tolist(), strict=True):
         clean = store[index] if channels == 3 else luma(store[index])
-        coded, wanted = compress(np.ascontiguousarray(clean), quality), to_image(crop)
+        coded, wanted = jpeg_roundtrip(np.ascontiguousarray(clean), quality), to_image(crop)
         windows = ((top, left) for top in range(coded.shape[0] - 15) for left in range(coded.shape[1] - 15))
         found = [place for place in windows if np.array_equal(coded_at(coded, place), wanted)]
         assert len(found) == 1

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cqe.encoder import QualityEncoder
 from data.color import luma, to_tensor
-from data.jpeg import compress
+from data.jpeg import jpeg_roundtrip
 from evaluation import plot_files
 from evaluation.encoder import gradcam, plots
 from evaluation.encoder.crops import Drawing, draw_crops
@@ -128,7 +128,7 @@ def test_columns_are_the_middle_of_the_image_coded_whole(has_prototypes: bool) -
     encoder, clean = QualityEncoder(1, width=8, remove_local_mean=True).eval(), luma(picture(80, 91))
     prototypes = {10: torch.rand(32), 70: torch.rand(32)} if has_prototypes else None
     for column in columns_of(encoder, clean, [10, 70], size_px=65, prototypes=prototypes):
-        np.testing.assert_array_equal(column.image, compress(clean, column.quality)[7:72, 13:78])
+        np.testing.assert_array_equal(column.image, jpeg_roundtrip(clean, column.quality)[7:72, 13:78])
         with torch.no_grad():
             r, features = encoder(to_tensor(column.image)[None])
         expected = F.cosine_similarity(r, prototypes[column.quality][None]) if prototypes else r.norm()

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from data.color import luma
-from data.jpeg import compress
+from data.jpeg import jpeg_roundtrip
 from evaluation.encoder import study_scores
 from evaluation.encoder.crops import CONDITIONS, Crops, Drawing, between, check_room, draw_crops
 from evaluation.encoder.linear_probes import Probes, clustering, fit_probes, probe_scores, reencoded_quality
@@ -53,7 +53,7 @@ def test_aligned_crops_are_of_the_coded_image_with_corners_on_the_grid(
     crops = draw_crops(images, channels, "aligned", [10, 80], drawing)[SIDE_PX]
     clean, corners = clean_images(images, channels), set()
     for pixels, quality, index in zip(*crops, strict=True):
-        (corner,) = places_of(pixels, compress(clean[index], quality))
+        (corner,) = places_of(pixels, jpeg_roundtrip(clean[index], quality))
         corners.add(corner)
     assert all(top % unit == left % unit == 0 for top, left in corners) and len(corners) > 4
 
@@ -66,7 +66,7 @@ def test_offgrid_crops_are_of_the_coded_image_with_corners_off_the_grid(
     crops = draw_crops(images, channels, condition, [20, 60], Drawing((33,), crops_per_image=40))[33]
     clean, corners = clean_images(images, channels), set()
     for pixels, quality, index in zip(*crops, strict=True):
-        corners.update(places_of(pixels, compress(clean[index], quality)))
+        corners.update(places_of(pixels, jpeg_roundtrip(clean[index], quality)))
     # 33-pixel crops of 40x40 and 40x48 have corners in 0..7 and 0..15: two of 128 places are on the grid.
     assert not corners & {(0, 0), (0, 8)}
     assert {top for top, _ in corners} == set(range(8)) and {left for _, left in corners} == set(range(16))
@@ -78,9 +78,9 @@ def test_double_crops_are_of_an_image_coded_cut_and_coded_again(images: ImageSet
     crops = draw_crops(images, channels, "double", [10, 40, 70], drawing)[SIDE_PX]
     clean, shifts = clean_images(images, channels), set()
     for pixels, quality, index in zip(*crops, strict=True):
-        once = compress(clean[index], quality)
+        once = jpeg_roundtrip(clean[index], quality)
         for dy, dx in product(range(8), range(8)):
-            if places_of(pixels, compress(np.ascontiguousarray(once[dy:, dx:]), 85)):
+            if places_of(pixels, jpeg_roundtrip(np.ascontiguousarray(once[dy:, dx:]), 85)):
                 shifts.add((dy, dx))
                 break
         else:
@@ -93,7 +93,7 @@ def test_resized_crops_are_of_the_coded_image_at_another_size(images: ImageSet, 
     crops = draw_crops(images, channels, "resized", [10, 60], Drawing((SIDE_PX,), scale=0.6))[SIDE_PX]
     clean = clean_images(images, channels)
     for pixels, quality, index in zip(*crops, strict=True):
-        coded = Image.fromarray(compress(clean[index], quality))
+        coded = Image.fromarray(jpeg_roundtrip(clean[index], quality))
         size = {40: 24, 48: 29}  # 48 * 0.6 = 28.8
         smaller = coded.resize((size[coded.width], size[coded.height]), Image.Resampling.BICUBIC)
         assert len(places_of(pixels, np.asarray(smaller))) == 1

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cqe.encoder import QualityEncoder
-from data.jpeg import compress
+from data.jpeg import jpeg_roundtrip
 from evaluation.scores import guidance
 from evaluation.scores.guidance import GuidedRestorer, evaluate_features
 from evaluation.scores.image_sets import ImageSet, open_sets
@@ -87,12 +87,12 @@ def test_the_decoder_is_given_what_each_name_says(sets: list[ImageSet], images: 
     other["b"] = np.vstack([images["c"], images["c"][:-9:-1]])[:, :32]
     for stem, clean in images.items():
         for quality in (10, 60):
-            coded = compress(clean, quality)
+            coded = jpeg_roundtrip(clean, quality)
             order = np.random.default_rng(3).permutation(clean.size)
             expected = {
                 "own": coded,
-                "other_quality": compress(clean, wrong[quality]),
-                "other_image": compress(other[stem], quality),
+                "other_quality": jpeg_roundtrip(clean, wrong[quality]),
+                "other_image": jpeg_roundtrip(other[stem], quality),
                 "shuffled": coded.ravel()[order].reshape(clean.shape),
                 "zero": np.zeros_like(clean),
             }
@@ -107,7 +107,7 @@ def test_another_image_is_brought_to_size_before_it_is_coded(tmp_path: Path) -> 
     by_kind = measure(Echo(), open_sets([str(tmp_path / "mine")], tmp_path), [10])["results"]["mine"]["10"]
     mirrored = np.vstack([images["b"], images["b"][:-5:-1]])
     mirrored = np.hstack([mirrored, mirrored[:, :-13:-1]])
-    expected = score(compress(mirrored, 10), images["a"])
+    expected = score(jpeg_roundtrip(mirrored, 10), images["a"])
     assert expected.items() <= by_kind["other_image"]["images"]["a"].items()
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from data import known_sets
 from data.color import luma
 from data.images import read_image
-from data.jpeg import compress
+from data.jpeg import jpeg_roundtrip
 from data.known_sets import KNOWN_SETS, measured_folders, pixel_digest, split_digest
 from data.splits import bsds500_stems
 from evaluation.scores import image_sets, protocol
@@ -87,7 +87,7 @@ def test_luma_jpeg_at_quality_10_to_more_decimals(
 def test_colour_psnrb_depends_on_the_channel_order(data_root: DataRoot) -> None:
     ((_, paths),) = open_sets(["live1"], data_root("live1"))
     clean = [read_clean(path, "color") for path in paths]
-    degraded = [compress(image, 10) for image in clean]
+    degraded = [jpeg_roundtrip(image, 10) for image in clean]
     for order, expected in (("published", 24.2039), ("right", 24.2006)):
         values = [psnrb(*pair, channel_order=order) for pair in zip(degraded, clean, strict=True)]
         assert round(float(np.mean(values)), 4) == expected
@@ -100,7 +100,7 @@ def test_scores_are_per_image_and_means_per_set(tmp_path: Path) -> None:
     assert list(result) == ["method", "channels", "protocol", "results"]
     assert list(result["results"]["mine"]) == ["30", "70"]
     for quality, scores in result["results"]["mine"].items():
-        expected = {stem: score(compress(image, int(quality)), image) for stem, image in images.items()}
+        expected = {stem: score(jpeg_roundtrip(image, int(quality)), image) for stem, image in images.items()}
         assert scores["images"] == {stem: values | {"gain": 0.0} for stem, values in expected.items()}
         for metric in METRICS:
             mean = np.mean([values[metric] for values in expected.values()])
@@ -109,8 +109,8 @@ def test_scores_are_per_image_and_means_per_set(tmp_path: Path) -> None:
 
 def test_gain_is_the_psnr_beyond_the_jpegs_on_average_and_at_worst(tmp_path: Path) -> None:
     images = {stem: save_random(tmp_path / "mine" / f"{stem}.png", 24, 40, seed=i) for i, stem in enumerate("abc")}
-    helped = {compress(image, 30).tobytes() for stem, image in images.items() if stem != "b"}
-    clean_of = {compress(image, 30).tobytes(): image for image in images.values()}
+    helped = {jpeg_roundtrip(image, 30).tobytes() for stem, image in images.items() if stem != "b"}
+    clean_of = {jpeg_roundtrip(image, 30).tobytes(): image for image in images.values()}
 
     def mixed(degraded: np.ndarray) -> np.ndarray:
         """Half-way to the clean image, but twice as far from it for b."""
@@ -120,7 +120,7 @@ def test_gain_is_the_psnr_beyond_the_jpegs_on_average_and_at_worst(tmp_path: Pat
 
     result = evaluate(restored_by(mixed), open_sets([str(tmp_path / "mine")], ""), [30], "gray", method="mixed")
     scores = result["results"]["mine"]["30"]
-    degraded = {stem: compress(image, 30) for stem, image in images.items()}
+    degraded = {stem: jpeg_roundtrip(image, 30) for stem, image in images.items()}
     gain = {stem: psnr(mixed(degraded[stem]), images[stem]) - psnr(degraded[stem], images[stem]) for stem in images}
     assert gain["b"] < 0 < min(gain["a"], gain["c"])
     assert {stem: values["gain"] for stem, values in scores["images"].items()} == gain
@@ -215,7 +215,7 @@ def test_system_receives_the_degraded_image(tmp_path: Path) -> None:
         return clean
 
     result = evaluate(restored_by(perfect), open_sets([str(tmp_path / "mine")], ""), [15], "color", method="oracle")
-    np.testing.assert_array_equal(received, [compress(clean, 15)])
+    np.testing.assert_array_equal(received, [jpeg_roundtrip(clean, 15)])
     assert result["results"]["mine"]["15"]["psnr"] == math.inf
 
 
@@ -441,5 +441,5 @@ def saved_outputs(tmp_path: Path) -> tuple[list[protocol.ImageSet], Path]:
         for quality in (10, 20):
             output = tmp_path / "outputs" / "mine" / str(quality) / path.name
             output.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(compress(read_image(path), quality)).save(output)
+            Image.fromarray(jpeg_roundtrip(read_image(path), quality)).save(output)
     return sets, tmp_path / "outputs"

@@ -13,7 +13,7 @@ from torch import nn
 from data.augment import NUM_SYMMETRIES, symmetry
 from data.color import to_image
 from data.config import DataConfig
-from data.jpeg import compress
+from data.jpeg import jpeg_roundtrip
 from data.patches import RestorationPatches
 from evaluation.speed import loader, networks, ratios, worker
 from evaluation.speed.networks import BASELINE, network_rows, operations, run_in_turns, usual_cases
@@ -98,7 +98,7 @@ def test_a_sample_of_the_fields_is_a_patch_of_the_image_and_its_coded_twin(tmp_p
         planes = (loader.luma(view) if channels == 1 else view for view in turned)
         patch = torch.from_numpy(clean.reshape(16, 16, channels)).permute(2, 0, 1)
         assert sum(len(corners(patch, plane)) for plane in planes) == 1
-        np.testing.assert_array_equal(degraded, compress(clean, 30))
+        np.testing.assert_array_equal(degraded, jpeg_roundtrip(clean, 30))
 
 
 def test_a_round_repeats_short_calls_and_gives_the_seconds_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
