@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from data.config import expand_qualities
 from data.known_sets import measured_folders
-from evaluation.scores.image_sets import CHANNELS
+from evaluation.scores.image_sets import COLOR_MODES
 
 MAX_SCALE = 4
 MAX_SPEED_PX = 4096  # side of the image on which `describe` measures speed; larger ones may not fit into memory
@@ -42,7 +42,7 @@ def add_set_options(parser: argparse.ArgumentParser, *, qualities: Sequence[int]
         metavar="Q",
         help=f"within 1..100, also ranges such as 10..45:5 ({listed})",
     )
-    parser.add_argument("--channels", choices=CHANNELS, default="gray", help="luma or RGB (default: %(default)s)")
+    parser.add_argument("--channels", choices=COLOR_MODES, default="gray", help="luma or RGB (default: %(default)s)")
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:

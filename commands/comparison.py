@@ -8,7 +8,7 @@ from commands.systems import JPEG, build_system
 from data.config import data_root
 from evaluation.encoder.gradcam import find_image
 from evaluation.scores.comparison import ORIGINAL, Crop, Shown, check_crops, comparison_figure
-from evaluation.scores.image_sets import CHANNELS, read_clean
+from evaluation.scores.image_sets import COLOR_MODES, read_clean
 from evaluation.scores.metrics import score
 from evaluation.scores.protocol import Case
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="parts to magnify: left, top, width and height in pixels of the image",
     )
     parser.add_argument("--output", required=True, type=path_name, metavar="DIR", help="folder to write to")
-    parser.add_argument("--channels", choices=CHANNELS, default="gray", help="luma or RGB (default: %(default)s)")
+    parser.add_argument("--channels", choices=COLOR_MODES, default="gray", help="luma or RGB (default: %(default)s)")
     parser.add_argument("--dots-per-inch", type=positive, metavar="N", help="of the PNG (250); 120 for a web page")
     parser.add_argument("--data-root", default="", metavar="DIR", help="of the sets (DATA_ROOT, else datasets)")
     add_device_options(parser)

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from evaluation.scores.image_sets import CHANNELS
+from evaluation.scores.image_sets import COLOR_MODES
 from restoration.weights import Weights, open_weights
 
 
-def open_encoder_for(name: str | Path, channels: str) -> Weights:
+def open_encoder_for(name: str | Path, color_mode: str) -> Weights:
     """Weights by name or file, an encoder's or a restoration network's, whose encoder is for these channels.
 
     Raises:
@@ -14,7 +14,7 @@ def open_encoder_for(name: str | Path, channels: str) -> Weights:
         ValueError: if the file is damaged, has no encoder, or one for other channels.
     """
     weights = open_weights(name, needs="encoder")
-    if weights.encoder.in_channels != CHANNELS[channels]:
-        other = "color" if channels == "gray" else "gray"
-        raise ValueError(f"{name} is no encoder for {channels} images; change --channels (to {other}) or the weights")
+    if weights.encoder.in_channels != COLOR_MODES[color_mode]:
+        other = "color" if color_mode == "gray" else "gray"
+        raise ValueError(f"{name} is no encoder for {color_mode} images; change --channels (to {other}) or the weights")
     return weights

@@ -19,7 +19,7 @@ from data.images import list_images
 from data.known_sets import measured_folders
 from evaluation.encoder import gradcam, plots, tsne
 from evaluation.encoder.crops import Drawing
-from evaluation.scores.image_sets import CHANNELS, ImageSet, open_sets, read_clean
+from evaluation.scores.image_sets import COLOR_MODES, ImageSet, open_sets, read_clean
 from restoration.weights import Weights
 
 PROBE_IMAGES = "bsds500/val"  # under the data root: for choosing, never for reporting
@@ -56,7 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for figure, draw in ((clusters, draw_clusters), (maps, draw_maps)):
         figure.add_argument("--weights", required=True, metavar="NAME", help="as in represent")
         figure.add_argument("--output", required=True, type=path_name, metavar="DIR", help="folder to write to")
-        figure.add_argument("--channels", choices=CHANNELS, default="gray", help="luma or RGB (default: %(default)s)")
+        figure.add_argument(
+            "--channels", choices=COLOR_MODES, default="gray", help="luma or RGB (default: %(default)s)"
+        )
         figure.add_argument("--crop-size", type=positive, default=128, metavar="PX", help="side of crops (%(default)s)")
         figure.add_argument("--seed", type=seed, default=0, metavar="N", help="of places and t-SNE (%(default)s)")
         figure.add_argument("--data-root", default="", metavar="DIR", help="of the sets (DATA_ROOT, else datasets)")

@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> None:
 def study_plan(options: argparse.Namespace) -> study.Plan:
     """What `represent` is to measure. Raises ValueError for qualities that make no study."""
     return study.Plan(
-        channels=options.channels,
+        color_mode=options.channels,
         conditions=tuple(dict.fromkeys(options.condition)),
         qualities=tuple(sorted(set(options.quality))),
         unseen=tuple(sorted(set(options.unseen_quality or between(options.quality)))),

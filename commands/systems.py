@@ -9,7 +9,7 @@ import torch
 
 from common.machine import autocast, choose_device, choose_precision, device_name, versions
 from evaluation.scores import protocol
-from evaluation.scores.image_sets import CHANNELS, ImageSet
+from evaluation.scores.image_sets import COLOR_MODES, ImageSet
 from evaluation.scores.protocol import OutputSource
 from restoration.tiling import restore_image
 from restoration.weights import Weights, open_weights, published_restorers
@@ -34,7 +34,7 @@ class Network(NamedTuple):
     provenance: dict[str, str]
 
 
-def build_system(weights: str, channels: str, options: argparse.Namespace) -> System:
+def build_system(weights: str, color_mode: str, options: argparse.Namespace) -> System:
     """The system that `--weights` names.
 
     Raises:
@@ -43,21 +43,21 @@ def build_system(weights: str, channels: str, options: argparse.Namespace) -> Sy
     """
     if weights == JPEG:
         return System(protocol.restored_by(lambda image: image), JPEG, versions())
-    network = open_network(weights, channels, options)
+    network = open_network(weights, color_mode, options)
     produce = protocol.restored_by(lambda image: network.restore(network.restorer, image))
     return System(produce, network.name, network.provenance)
 
 
-def open_network(weights: str, channels: str, options: argparse.Namespace) -> Network:
+def open_network(weights: str, color_mode: str, options: argparse.Namespace) -> Network:
     """The network that `--weights` names, on the device and in the precision asked for. Errors as `build_system`."""
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
     torch.backends.cudnn.allow_tf32 = False  # float32 scores are float32's, on any GPU
     opened = open_weights(weights, needs="network")
-    if opened.network.channels != CHANNELS[channels]:
+    if opened.network.channels != COLOR_MODES[color_mode]:
         raise ValueError(
-            f"{opened.path} restores {_IMAGES[opened.network.channels]} images, but {_IMAGES[CHANNELS[channels]]} ones "
-            f"were asked for; change --channels or --weights"
+            f"{opened.path} restores {_IMAGES[opened.network.channels]} images, but "
+            f"{_IMAGES[COLOR_MODES[color_mode]]} ones were asked for; change --channels or --weights"
         )
     restorer = opened.network.to(device, memory_format=torch.channels_last)
 
@@ -68,16 +68,16 @@ def open_network(weights: str, channels: str, options: argparse.Namespace) -> Ne
     return Network(restorer, restore, opened.name, origin(opened, device, options))
 
 
-def published_for(channels: str) -> list[str]:
+def published_for(color_mode: str) -> list[str]:
     """The published restoration networks for "gray" or "color" images."""
-    return published_restorers(CHANNELS[channels])
+    return published_restorers(COLOR_MODES[color_mode])
 
 
 def measure(
-    system: System, sets: Sequence[ImageSet], qualities: Sequence[int], channels: str, options: argparse.Namespace
+    system: System, sets: Sequence[ImageSet], qualities: Sequence[int], color_mode: str, options: argparse.Namespace
 ) -> dict:
     """`protocol.evaluate`, and what the scores came from."""
-    result = protocol.evaluate(system.produce, sets, qualities, channels, method=system.name, workers=options.workers)
+    result = protocol.evaluate(system.produce, sets, qualities, color_mode, method=system.name, workers=options.workers)
     return result | {"provenance": system.provenance}
 
 

@@ -29,14 +29,14 @@ def run(options: argparse.Namespace) -> None:
         built = ", ".join(map(str, tables.BUILT_TABLES))
         raise ValueError(f"Table {options.number} is not built yet; tables {built} are")
     check_outputs(options)
-    channels = tables.paper_table(options.number)["channels"]
+    color_mode = tables.paper_table(options.number)["channels"]
     names, qualities = tables.sets_and_qualities(options.number)
     root = data_root(options.data_root)
     sets = open_sets(present_sets(names, root), root)
-    check_images(sets, channels)
-    chosen = options.weights or [JPEG, *published_for(channels)]
-    systems = [build_system(weights, channels, options) for weights in dict.fromkeys(chosen)]
-    results = [measure(system, sets, qualities, channels, options) for system in systems]
+    check_images(sets, color_mode)
+    chosen = options.weights or [JPEG, *published_for(color_mode)]
+    systems = [build_system(weights, color_mode, options) for weights in dict.fromkeys(chosen)]
+    results = [measure(system, sets, qualities, color_mode, options) for system in systems]
     sections = tables.compare(options.number, results)
     report(sections, {"table": options.number, "measured": results}, options)
     for name in names:

@@ -70,12 +70,12 @@ def between(qualities: Iterable[int]) -> list[int]:
 
 
 def draw_crops(
-    image_set: ImageSet, channels: str, condition: str, qualities: Sequence[int], drawing: Drawing
+    image_set: ImageSet, color_mode: str, condition: str, qualities: Sequence[int], drawing: Drawing
 ) -> dict[int, Crops]:
     """Crops of every image at every quality under one condition, keyed by their size in pixels.
 
     Args:
-        channels: "gray" (luma as the protocol has it) or "color".
+        color_mode: "gray" (luma as the protocol has it) or "color".
         condition: one of `CONDITIONS`.
         qualities: of the JPEG coding that the encoder is to read, 1..100.
 
@@ -84,7 +84,7 @@ def draw_crops(
     """
 
     def crops_of(index: int) -> list[list[np.ndarray]]:
-        clean = read_clean(image_set.paths[index], channels)
+        clean = read_clean(image_set.paths[index], color_mode)
         for size_px in drawing.sizes_px:
             check_room(image_set.paths[index], clean.shape, condition, size_px, drawing)
         rows = []

@@ -106,10 +106,10 @@ def check_size(clean: np.ndarray, size_px: int, *, name: str | Path = "the image
 
 
 def quality_prototypes(
-    encoder: nn.Module, images: ImageSet, qualities: Sequence[int], channels: str, drawing: Drawing
+    encoder: nn.Module, images: ImageSet, qualities: Sequence[int], color_mode: str, drawing: Drawing
 ) -> dict[int, Tensor]:
     """The mean (D,) of the unit representations of off-grid crops, by quality. Errors as `draw_crops`."""
-    crops = draw_crops(images, channels, "offgrid", qualities, drawing)[drawing.sizes_px[0]]
+    crops = draw_crops(images, color_mode, "offgrid", qualities, drawing)[drawing.sizes_px[0]]
     rows = represent(encoder, torch.stack([to_tensor(pixels) for pixels in crops.pixels]))
     return {quality: rows[torch.from_numpy(crops.qualities == quality)].mean(dim=0) for quality in qualities}
 

@@ -42,7 +42,7 @@ class Plan:
     """What is measured.
 
     Args:
-        channels: "gray" or "color".
+        color_mode: "gray" or "color".
         conditions: of `CONDITIONS`.
         qualities: that are to be told apart.
         unseen: those tested under `unseen`; the ridge probe is fitted at `qualities` there.
@@ -52,7 +52,7 @@ class Plan:
         ValueError: if there are fewer than two qualities of a kind, or unseen ones among the others.
     """
 
-    channels: str
+    color_mode: str
     conditions: tuple[str, ...]
     qualities: tuple[int, ...]
     unseen: tuple[int, ...]
@@ -115,7 +115,7 @@ def describe(plan: Plan, probe_images: ImageSet | None, kinds: Sequence[str]) ->
     """Everything that decides the scores, apart from weights and libraries, in words and numbers, for the JSON."""
     drawing = plan.drawing
     return {
-        "images": IMAGES[plan.channels],
+        "images": IMAGES[plan.color_mode],
         "qualities": list(plan.qualities),
         "unseen_qualities": list(plan.unseen) if "unseen" in plan.conditions else [],
         "crop_sizes_px": list(drawing.sizes_px),
@@ -144,7 +144,7 @@ def listed(qualities: Sequence[int]) -> str:
 
 def _digest(path: Path, plan: Plan) -> bytes:
     """A digest of an image's pixels; refuses an image without room for the crops."""
-    image = read_clean(path, plan.channels)
+    image = read_clean(path, plan.color_mode)
     for condition in plan.conditions:
         for size_px in plan.drawing.sizes_px:
             check_room(path, image.shape, condition, size_px, plan.drawing)

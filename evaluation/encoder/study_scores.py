@@ -69,7 +69,7 @@ def measure(
     @cache
     def probes_at(condition: str, qualities: tuple[int, ...]) -> dict[tuple[int, str], Probes]:
         """By crop size and kind; one fit serves all sets."""
-        drawn = draw_crops(probe_images, plan.channels, condition, qualities, plan.drawing) if encoders else {}
+        drawn = draw_crops(probe_images, plan.color_mode, condition, qualities, plan.drawing) if encoders else {}
         return {
             (size_px, kind): fit_probes(rows.double().numpy(), crops.qualities, crops.images)
             for size_px, crops in drawn.items()
@@ -86,7 +86,7 @@ def measure(
     cases = list(product(plan.conditions, sets))
     for condition, image_set in tqdm(cases, desc="represent", unit="set", disable=None):
         tested, probes = plan.tested(condition), probes_for(condition)
-        for size_px, crops in draw_crops(image_set, plan.channels, condition, tested, plan.drawing).items():
+        for size_px, crops in draw_crops(image_set, plan.color_mode, condition, tested, plan.drawing).items():
             scores = {kind: score_rows(rows, probes[size_px, kind], crops) for kind, rows in rows_of(crops).items()}
             if with_reencode:
                 readings = reencoded_quality(crops.pixels, tested, workers=plan.drawing.workers)
@@ -94,7 +94,7 @@ def measure(
             by_size[str(size_px)][image_set.name][condition] = scores
     return {
         "encoder": name,
-        "channels": plan.channels,
+        "channels": plan.color_mode,
         "protocol": describe(plan, probe_images, [*encoders, *["reencode"] * with_reencode]),
         "results": by_size[str(plan.drawing.sizes_px[0])],
         "crop_sizes": by_size,

@@ -48,7 +48,7 @@ def embed_panels(
     encoder: nn.Module,
     images: ImageSet,
     photos: ImageSet | None,
-    channels: str,
+    color_mode: str,
     *,
     drawing: Drawing,
     perplexity: float = 30,
@@ -59,7 +59,7 @@ def embed_panels(
         encoder: in eval mode.
         images: they are coded at the qualities; one crop of each image at each quality.
         photos: JPEG files as they are; `PHOTO_CROPS` crops of each, from any place.
-        channels: "gray" or "color".
+        color_mode: "gray" or "color".
         drawing: how the crops, of one size, are drawn. t-SNE uses its seed too.
         perplexity: of t-SNE, below the number of crops of a panel.
 
@@ -73,15 +73,17 @@ def embed_panels(
             f"{len(SEEN)} qualities), got {perplexity}; lower it, or give more images"
         )
     (size_px,) = drawing.sizes_px
-    photo_crops = _photo_crops(photos, channels, drawing) if photos else None  # first: an unfit photo stops everything
-    grid = "8x8" if channels == "gray" else "16x16"
+    photo_crops = (
+        _photo_crops(photos, color_mode, drawing) if photos else None
+    )  # first: an unfit photo stops everything
+    grid = "8x8" if color_mode == "gray" else "16x16"
     panels = []
     for letter, condition, qualities, title in (
         ("a", "offgrid", SEEN, "Q10 to Q100, crops off the 8x8 grid"),
         ("b", "aligned", SEEN, f"Q10 to Q100, crops on the {grid} grid"),
         ("c", "unseen", UNSEEN, "Q5 to Q95: qualities between"),
     ):
-        crops = draw_crops(images, channels, condition, qualities, drawing)[size_px]
+        crops = draw_crops(images, color_mode, condition, qualities, drawing)[size_px]
         names, pixels = [images.paths[index].stem for index in crops.images], _as_batch(crops.pixels)
         rows = represent(encoder, pixels)
         points = tsne(rows, perplexity=perplexity, seed=drawing.seed)
@@ -146,12 +148,12 @@ def write_projector(folder: str | Path, panels: Sequence[Panel]) -> None:
             )
 
 
-def _photo_crops(photos: ImageSet, channels: str, drawing: Drawing) -> tuple[list[str], Tensor]:
+def _photo_crops(photos: ImageSet, color_mode: str, drawing: Drawing) -> tuple[list[str], Tensor]:
     """Names and (N, C, S, S) uint8 crops of photos as they are. Luma has JFIF's range, in which photos are coded."""
     (size_px,) = drawing.sizes_px
     names, crops = [], []
     for index, path in enumerate(photos.paths):
-        image = as_seen(read_rgb(path), 1 if channels == "gray" else 3)
+        image = as_seen(read_rgb(path), 1 if color_mode == "gray" else 3)
         check_room(path, image.shape, "aligned", size_px, drawing)
         rng = np.random.default_rng([drawing.seed, index])
         for _ in range(PHOTO_CROPS):

@@ -36,7 +36,7 @@ def evaluate_features(
     restore: NetworkRunner,
     sets: Sequence[ImageSet],
     qualities: Sequence[int],
-    channels: str,
+    color_mode: str,
     *,
     method: str,
     wrong_qualities: Sequence[int] = (10, 90),
@@ -48,7 +48,7 @@ def evaluate_features(
     Args:
         restorer: as `GuidedRestorer` needs it.
         restore: runs a network on an image and its guide, in tiles or whole.
-        channels: "gray" or "color".
+        color_mode: "gray" or "color".
         wrong_qualities: the features of "other_quality" are those of the one farthest from the image's quality.
         seed: of the permutations of "shuffled".
 
@@ -60,7 +60,7 @@ def evaluate_features(
     """
     if seed < 0:
         raise ValueError(f"the seed must be at least 0, got {seed}")
-    next_of = next_images(sets, channels)
+    next_of = next_images(sets, color_mode)
     wrong_of = {quality: farthest(quality, wrong_qualities) for quality in qualities}
 
     def itself(clean: np.ndarray, case: Case) -> np.ndarray:
@@ -71,7 +71,7 @@ def evaluate_features(
 
     def next_image(clean: np.ndarray, case: Case) -> np.ndarray:
         # Brought to size before it is coded, so that its JPEG grid is unbroken.
-        other = read_clean(next_of[case.set_name, case.stem], channels)
+        other = read_clean(next_of[case.set_name, case.stem], color_mode)
         return jpeg_roundtrip(brought_to(other, clean.shape[:2]), case.quality)
 
     sources = {
@@ -85,7 +85,7 @@ def evaluate_features(
     for name, (guide, change) in sources.items():
         produce = restored_with(guide, GuidedRestorer(restorer, change), restore)
         label = f"{method}, {name}"
-        measured[name] = evaluate(produce, sets, qualities, channels, method=label, workers=workers)
+        measured[name] = evaluate(produce, sets, qualities, color_mode, method=label, workers=workers)
     choices = {"wrong_quality": {str(quality): wrong for quality, wrong in wrong_of.items()}, "seed": seed}
     return measured["own"] | {"method": method, "features": choices, "results": _by_feature_set(measured)}
 
@@ -144,7 +144,7 @@ def restored_with(guide: OutputSource, network: GuidedRestorer, restore: Network
     return produce
 
 
-def next_images(sets: Sequence[ImageSet], channels: str) -> dict:
+def next_images(sets: Sequence[ImageSet], color_mode: str) -> dict:
     """The image after each in its set, around the end: the next of the same size, or else the next of any size.
 
     Returns:
@@ -158,7 +158,7 @@ def next_images(sets: Sequence[ImageSet], channels: str) -> dict:
             raise ValueError(f"{name} holds one image ({paths[0].name}); features of another image need a second one")
     chosen = {}
     for name, paths in sets:
-        shapes = [read_clean(path, channels).shape for path in paths]
+        shapes = [read_clean(path, color_mode).shape for path in paths]
         for i, path in enumerate(paths):
             others = [(i + step) % len(paths) for step in range(1, len(paths))]
             same_size = (j for j in others if shapes[j] == shapes[i])

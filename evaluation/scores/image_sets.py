@@ -13,7 +13,7 @@ from data.known_sets import first_few, known_digests, known_gray_digests, measur
 from data.splits import bsds500_split, refuse_other_split
 from evaluation.scores.metrics import MIN_SIDE_PX
 
-CHANNELS = {"gray": 1, "color": 3}
+COLOR_MODES = {"gray": 1, "color": 3}
 logger = logging.getLogger(__name__)
 
 
@@ -54,7 +54,7 @@ def present_sets(names: Sequence[str], data_root: str | Path) -> list[str]:
     return present
 
 
-def read_clean(path: Path, channels: str) -> np.ndarray:
+def read_clean(path: Path, color_mode: str) -> np.ndarray:
     """The ground truth of an image file: (H, W) for "gray", (H, W, 3) for "color".
 
     A Classic5 image that is stored as RGB with three equal channels is read as the gray image that it is. Taking luma
@@ -63,10 +63,10 @@ def read_clean(path: Path, channels: str) -> np.ndarray:
     Raises:
         ValueError: if the file cannot be read, is gray where colour is asked for, or has a side under 11 pixels.
     """
-    return _as_ground_truth(_read_stored(path), channels, path)
+    return _as_ground_truth(_read_stored(path), color_mode, path)
 
 
-def check_images(sets: Sequence[ImageSet], channels: str) -> None:
+def check_images(sets: Sequence[ImageSet], color_mode: str) -> None:
     """Read every image once, so that a broken or unfit one stops the run before any work. Errors as in `read_clean`.
 
     Warns where scores are not comparable: where a benchmark's pixels are not the known ones, and where other sets have
@@ -76,13 +76,13 @@ def check_images(sets: Sequence[ImageSet], channels: str) -> None:
         digests, gray_as_rgb = {}, []
         for path in paths:
             image = _read_stored(path)
-            _as_ground_truth(image, channels, path)
+            _as_ground_truth(image, color_mode, path)
             digests[path.stem] = pixel_digest(image)
             if _is_gray_as_rgb(image):
                 gray_as_rgb.append(path.name)
         if unlike := _unlike_known(name, digests):
             logger.warning("%s: other pixels than the known copy has (%s): scores are not comparable", name, unlike)
-        elif gray_as_rgb and channels == "gray":
+        elif gray_as_rgb and color_mode == "gray":
             logger.warning(
                 "%s: gray images stored as RGB (%s). Their luma spans 16..235, which scores about 0.8 dB higher than "
                 "their gray levels would. Store them as gray, or do not compare these scores with others",
@@ -101,14 +101,14 @@ def _read_stored(path: Path) -> np.ndarray:
     return image
 
 
-def _as_ground_truth(image: np.ndarray, channels: str, path: Path) -> np.ndarray:
-    if channels == "color" and image.ndim == 2:
+def _as_ground_truth(image: np.ndarray, color_mode: str, path: Path) -> np.ndarray:
+    if color_mode == "color" and image.ndim == 2:
         raise ValueError(
             f"{path} is a gray image; a colour evaluation needs colour images; measure luma (gray) instead"
         )
     if min(image.shape[:2]) < MIN_SIDE_PX:
         raise ValueError(f"{path} is {size_of(image)}; the metrics need sides of at least {MIN_SIDE_PX} pixels")
-    return to_channels(image, CHANNELS[channels], name=path)
+    return to_channels(image, COLOR_MODES[color_mode], name=path)
 
 
 def _is_gray_as_rgb(image: np.ndarray) -> bool:

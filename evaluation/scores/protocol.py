@@ -89,7 +89,7 @@ def evaluate(
     produce: OutputSource,
     sets: Sequence[ImageSet],
     qualities: Sequence[int],
-    channels: str,
+    color_mode: str,
     *,
     method: str,
     workers: int = 1,
@@ -101,7 +101,7 @@ def evaluate(
 
     Args:
         produce: the system, from `restored_by` or `restored_in`.
-        channels: "gray" or "color".
+        color_mode: "gray" or "color".
         method: the system's name in the result.
 
     Returns:
@@ -121,7 +121,7 @@ def evaluate(
     # disable=None: a bar on a terminal, silence elsewhere.
     with ThreadPoolExecutor(workers) as pool, tqdm(total=total, desc=method, unit="image", disable=None) as bar:
         try:
-            for clean, case in _clean_cases(sets, qualities, channels):
+            for clean, case in _clean_cases(sets, qualities, color_mode):
                 output, num_bytes = produce(clean, case), _scoring_bytes(clean)
                 while not _has_room(waiting, num_bytes, workers):
                     _collect(waiting, images, bar)
@@ -131,13 +131,13 @@ def evaluate(
         finally:
             pool.shutdown(cancel_futures=True)
     results = {name: {str(quality): _summary(images, name, quality) for quality in qualities} for name, _ in sets}
-    return {"method": method, "channels": channels, "protocol": describe(channels), "results": results}
+    return {"method": method, "channels": color_mode, "protocol": describe(color_mode), "results": results}
 
 
-def describe(channels: str) -> str:
+def describe(color_mode: str) -> str:
     """The protocol in words, as results of "gray" or "color" evaluations keep it."""
-    settings = [one.luma_settings if channels == "gray" else one.rgb_settings for one in METRICS.values()]
-    return "; ".join([GROUND_TRUTH[channels], *settings, "no border cropped", "mean over images"])
+    settings = [one.luma_settings if color_mode == "gray" else one.rgb_settings for one in METRICS.values()]
+    return "; ".join([GROUND_TRUTH[color_mode], *settings, "no border cropped", "mean over images"])
 
 
 def _cases(sets: Sequence[ImageSet], qualities: Sequence[int]) -> Iterator[tuple[Path, Case]]:
@@ -147,13 +147,13 @@ def _cases(sets: Sequence[ImageSet], qualities: Sequence[int]) -> Iterator[tuple
 
 
 def _clean_cases(
-    sets: Sequence[ImageSet], qualities: Sequence[int], channels: str
+    sets: Sequence[ImageSet], qualities: Sequence[int], color_mode: str
 ) -> Iterator[tuple[np.ndarray, Case]]:
     """Every case with its ground truth, decoded once for all qualities."""
     last_path, clean = None, None
     for path, case in _cases(sets, qualities):
         if path != last_path:
-            last_path, clean = path, read_clean(path, channels)
+            last_path, clean = path, read_clean(path, color_mode)
         yield clean, case
 
 

@@ -39,10 +39,10 @@ def figure(tmp_path: Path, weights: Path, root: Path, monkeypatch: pytest.Monkey
     """Run `figure NUMBER` into `out`; returns the JSON."""
     monkeypatch.setattr(plot_files, "DOTS_PER_INCH", 30)
 
-    def make(number: int, *arguments: object, channels: str = "gray") -> dict:
+    def make(number: int, *arguments: object, color_mode: str = "gray") -> dict:
         settings = {2: ["--crop-size", 16, "--perplexity", 5], 5: ["--crop-size", 16, "--size", 64]}[number]
         common = ["--weights", weights, "--output", tmp_path / "out", "--data-root", root, "--device", "cpu"]
-        run("figure", number, *common, "--channels", channels, *settings, *arguments)
+        run("figure", number, *common, "--channels", color_mode, *settings, *arguments)
         return json.loads((tmp_path / "out" / f"figure_{number}.json").read_text())
 
     return make
@@ -97,10 +97,10 @@ def test_colour_of_a_restorers_own_encoder_with_the_photos_at_hand(figure: Calla
     config = NetworkConfig("fast", fast=FastOptions(widths=(4, 4, 4), blocks_down=(0, 0, 0), blocks_up=(1, 0, 0)))
     save_restorer(build_restorer(config, QualityEncoder(3, width=8), 3), config, weights)
     save_photo(root / "twitter" / "p.jpg")
-    content = figure(2, channels="color")
+    content = figure(2, color_mode="color")
     assert "16x16 grid" in content["panels"][1]["title"]
     assert "the 1 of twitter" in content["caption"] and len(content["panels"][3]["points"]) == 24
-    assert [column["quality"] for column in figure(5, channels="color")["columns"]] == [10, 30, 50, 70, 90]
+    assert [column["quality"] for column in figure(5, color_mode="color")["columns"]] == [10, 30, 50, 70, 90]
 
 
 def save_photo(path: Path) -> None:

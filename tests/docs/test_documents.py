@@ -98,12 +98,12 @@ def refusal(root: Path, capsys: pytest.CaptureFixture) -> Callable:
     return check
 
 
-def evaluated(folder: Path, name: str, *, set_name: str = "classic5", channels: str = "gray") -> Path:
+def evaluated(folder: Path, name: str, *, set_name: str = "classic5", color_mode: str = "gray") -> Path:
     """A JSON as `evaluate --json` writes it, of one set at Q10 and Q20."""
     images = {"a": GRAY | {"gain": 1.5}, "b": GRAY | {"gain": -0.25}}
     scores = GRAY | {"gain": 1.434, "worst_gain": -0.25, "jpeg": JPEG, "images": images}
     made = {"weights": f"{name}.safetensors", "weights_sha256": "ab" * 32, "device": "cpu", "precision": "float32"}
-    result = {"method": name, "channels": channels, "protocol": "as ever", "provenance": made}
+    result = {"method": name, "channels": color_mode, "protocol": "as ever", "provenance": made}
     result["results"] = {set_name: {"10": scores, "20": scores}}
     path = folder / f"{name}.json"
     path.write_text(json.dumps(result))
@@ -143,7 +143,7 @@ def test_card_table(root: Path) -> None:
 
 def test_short_table_has_printed_columns_of_either_kind(root: Path) -> None:
     run("document", "--root", root, evaluated(root, "mine"))
-    run("document", "--root", root, evaluated(root, "other", set_name="live1", channels="color"))
+    run("document", "--root", root, evaluated(root, "other", set_name="live1", color_mode="color"))
     *_, luma, color = table_of(root, "short", "docs/results/mine.json", "docs/results/other.json")
     dncnn, ours = "29.40 / 31.63 / 32.91 / 33.77", "**29.25 / 29.25 / - / -**"
     assert luma.startswith(f"| Classic5, luma | 27.82 / 27.82 / - / - | {ours} | {dncnn} | 30.12 / ")

@@ -33,9 +33,9 @@ def images(tmp_path: Path) -> ImageSet:
     return ImageSet("set", sorted((tmp_path / "set").iterdir()))
 
 
-def clean_images(images: ImageSet, channels: str) -> list[np.ndarray]:
+def clean_images(images: ImageSet, color_mode: str) -> list[np.ndarray]:
     opened = [np.asarray(Image.open(path)) for path in images.paths]
-    return [luma(image) for image in opened] if channels == "gray" else opened
+    return [luma(image) for image in opened] if color_mode == "gray" else opened
 
 
 def places_of(crop: np.ndarray, image: np.ndarray) -> list[tuple[int, int]]:
@@ -45,13 +45,13 @@ def places_of(crop: np.ndarray, image: np.ndarray) -> list[tuple[int, int]]:
     return [tuple(place) for place in np.argwhere((windows == wanted).all(axis=tuple(range(2, windows.ndim))))]
 
 
-@pytest.mark.parametrize(("channels", "unit"), [("gray", 8), ("color", 16)])
+@pytest.mark.parametrize(("color_mode", "unit"), [("gray", 8), ("color", 16)])
 def test_aligned_crops_are_of_the_coded_image_with_corners_on_the_grid(
-    images: ImageSet, channels: str, unit: int
+    images: ImageSet, color_mode: str, unit: int
 ) -> None:
     drawing = Drawing((SIDE_PX,), crops_per_image=6)
-    crops = draw_crops(images, channels, "aligned", [10, 80], drawing)[SIDE_PX]
-    clean, corners = clean_images(images, channels), set()
+    crops = draw_crops(images, color_mode, "aligned", [10, 80], drawing)[SIDE_PX]
+    clean, corners = clean_images(images, color_mode), set()
     for pixels, quality, index in zip(*crops, strict=True):
         (corner,) = places_of(pixels, jpeg_roundtrip(clean[index], quality))
         corners.add(corner)
@@ -59,12 +59,12 @@ def test_aligned_crops_are_of_the_coded_image_with_corners_on_the_grid(
 
 
 @pytest.mark.parametrize("condition", ["offgrid", "unseen"])
-@pytest.mark.parametrize("channels", ["gray", "color"])
+@pytest.mark.parametrize("color_mode", ["gray", "color"])
 def test_offgrid_crops_are_of_the_coded_image_with_corners_off_the_grid(
-    images: ImageSet, channels: str, condition: str
+    images: ImageSet, color_mode: str, condition: str
 ) -> None:
-    crops = draw_crops(images, channels, condition, [20, 60], Drawing((33,), crops_per_image=40))[33]
-    clean, corners = clean_images(images, channels), set()
+    crops = draw_crops(images, color_mode, condition, [20, 60], Drawing((33,), crops_per_image=40))[33]
+    clean, corners = clean_images(images, color_mode), set()
     for pixels, quality, index in zip(*crops, strict=True):
         corners.update(places_of(pixels, jpeg_roundtrip(clean[index], quality)))
     # 33-pixel crops of 40x40 and 40x48 have corners in 0..7 and 0..15: two of 128 places are on the grid.
@@ -72,11 +72,11 @@ def test_offgrid_crops_are_of_the_coded_image_with_corners_off_the_grid(
     assert {top for top, _ in corners} == set(range(8)) and {left for _, left in corners} == set(range(16))
 
 
-@pytest.mark.parametrize("channels", ["gray", "color"])
-def test_double_crops_are_of_an_image_coded_cut_and_coded_again(images: ImageSet, channels: str) -> None:
+@pytest.mark.parametrize("color_mode", ["gray", "color"])
+def test_double_crops_are_of_an_image_coded_cut_and_coded_again(images: ImageSet, color_mode: str) -> None:
     drawing = Drawing((SIDE_PX,), second_quality=85)
-    crops = draw_crops(images, channels, "double", [10, 40, 70], drawing)[SIDE_PX]
-    clean, shifts = clean_images(images, channels), set()
+    crops = draw_crops(images, color_mode, "double", [10, 40, 70], drawing)[SIDE_PX]
+    clean, shifts = clean_images(images, color_mode), set()
     for pixels, quality, index in zip(*crops, strict=True):
         once = jpeg_roundtrip(clean[index], quality)
         for dy, dx in product(range(8), range(8)):
@@ -88,10 +88,10 @@ def test_double_crops_are_of_an_image_coded_cut_and_coded_again(images: ImageSet
     assert len(shifts) > 3
 
 
-@pytest.mark.parametrize("channels", ["gray", "color"])
-def test_resized_crops_are_of_the_coded_image_at_another_size(images: ImageSet, channels: str) -> None:
-    crops = draw_crops(images, channels, "resized", [10, 60], Drawing((SIDE_PX,), scale=0.6))[SIDE_PX]
-    clean = clean_images(images, channels)
+@pytest.mark.parametrize("color_mode", ["gray", "color"])
+def test_resized_crops_are_of_the_coded_image_at_another_size(images: ImageSet, color_mode: str) -> None:
+    crops = draw_crops(images, color_mode, "resized", [10, 60], Drawing((SIDE_PX,), scale=0.6))[SIDE_PX]
+    clean = clean_images(images, color_mode)
     for pixels, quality, index in zip(*crops, strict=True):
         coded = Image.fromarray(jpeg_roundtrip(clean[index], quality))
         size = {40: 24, 48: 29}  # 48 * 0.6 = 28.8
@@ -157,12 +157,12 @@ QUALITIES = [10, 30, 50, 70, 90]
 
 
 # In colour, some depends on the chroma of neighbours that are cut off.
-@pytest.mark.parametrize(("channels", "least"), [("gray", 1.0), ("color", 0.9)])
-def test_reencoding_reads_aligned_crops_and_nothing_off_the_grid(tmp_path: Path, channels: str, least: float) -> None:
+@pytest.mark.parametrize(("color_mode", "least"), [("gray", 1.0), ("color", 0.9)])
+def test_reencoding_reads_aligned_crops_and_nothing_off_the_grid(tmp_path: Path, color_mode: str, least: float) -> None:
     write_pictures(tmp_path, list("abcd"), size=96)
     images = ImageSet("set", sorted(tmp_path.iterdir()))
     aligned, offgrid = (
-        draw_crops(images, channels, condition, QUALITIES, Drawing((64,)))[64] for condition in ("aligned", "offgrid")
+        draw_crops(images, color_mode, condition, QUALITIES, Drawing((64,)))[64] for condition in ("aligned", "offgrid")
     )
     read = reencoded_quality(aligned.pixels, QUALITIES, workers=2)
     assert np.mean(read == aligned.qualities) >= least

@@ -123,14 +123,14 @@ def test_figures_are_means_in_the_layout_that_is_promised(sets: list[ImageSet]) 
                 assert scores[metric] == pytest.approx(np.mean([s[metric] for s in scores["images"].values()]))
 
 
-@pytest.mark.parametrize("channels", ["gray", "color"])
-def test_own_features_give_the_networks_ordinary_score(tmp_path: Path, channels: str) -> None:
-    num_channels = {"gray": 1, "color": 3}[channels]
+@pytest.mark.parametrize("color_mode", ["gray", "color"])
+def test_own_features_give_the_networks_ordinary_score(tmp_path: Path, color_mode: str) -> None:
+    num_channels = {"gray": 1, "color": 3}[color_mode]
     save_set(tmp_path / "mine", num_channels, {"a": (27, 41), "b": (32, 19)})  # padded to multiples of 8
     sets = open_sets([str(tmp_path / "mine")], tmp_path)
     network = real_network(num_channels).to(memory_format=torch.channels_last)
-    ordinary = evaluate(restored_by(partial(restore_image, network)), sets, [10, 30], channels, method="toy")
-    result = evaluate_features(network, restore_image, sets, [10, 30], channels, method="toy")
+    ordinary = evaluate(restored_by(partial(restore_image, network)), sets, [10, 30], color_mode, method="toy")
+    result = evaluate_features(network, restore_image, sets, [10, 30], color_mode, method="toy")
     for quality, scores in ordinary["results"]["mine"].items():
         by_kind = result["results"]["mine"][quality]
         assert by_kind["own"] == scores
@@ -148,17 +148,17 @@ class Nudge(Restorer):
         return self.amount * (1 - 2 * (torch.arange(padded.shape[-1]) % 2)).expand_as(padded)
 
 
-@pytest.mark.parametrize("channels", ["gray", "color"])
+@pytest.mark.parametrize("color_mode", ["gray", "color"])
 @pytest.mark.parametrize("amount", [1.6, 1.8, 2.0, 2.3, 2.5])  # LEAST_CHANGE is 1.7, times the root of two 2.4
 def test_own_features_are_left_alone_where_the_network_leaves_alone(
-    tmp_path: Path, channels: str, amount: float
+    tmp_path: Path, color_mode: str, amount: float
 ) -> None:
-    num_channels = {"gray": 1, "color": 3}[channels]
+    num_channels = {"gray": 1, "color": 3}[color_mode]
     save_set(tmp_path / "mine", num_channels, {"a": (72, 41), "b": (32, 100)})
     sets, qualities = open_sets([str(tmp_path / "mine")], tmp_path), [10, 40, 80, 95]
     network = Nudge(num_channels, amount)
-    ordinary = evaluate(restored_by(partial(restore_image, network)), sets, qualities, channels, method="toy")
-    result = evaluate_features(network, restore_image, sets, qualities, channels, method="toy")
+    ordinary = evaluate(restored_by(partial(restore_image, network)), sets, qualities, color_mode, method="toy")
+    result = evaluate_features(network, restore_image, sets, qualities, color_mode, method="toy")
     for quality, scores in ordinary["results"]["mine"].items():
         assert result["results"]["mine"][quality]["own"] == scores
         assert (scores["gain"] == 0) == (amount < 1.7)
