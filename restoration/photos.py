@@ -24,9 +24,9 @@ from restoration.tiling import CHANGE_BLOCK_PX, TILE_PX, restore_strips
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # JFIF's Y, full range: the plane that a colour JPEG codes
 
 MAX_PIXELS = 2**29  # Pillow refuses pictures of twice as many, about a gigapixel
-# Main memory that a photo takes, in bytes a pixel, the network's own for one tile left out. Measured with 64 megapixels,
-# 8000x8000 and 32000x2000, and rounded up: 9 to read a PNG, JPEG or TIFF, 16 to read WebP; later 8 for all pixels, and
-# for those of a row of tiles 19 (luma network) and 37 (colour network) more.
+# Main memory that a photo takes, in bytes a pixel, the network's own for one tile left out. Measured with 64 megapixels
+# (8000x8000 and 32000x2000), and rounded up: at most 16 to read it (WebP; others less); then 8 for all pixels, and for
+# those of a row of tiles 19 (luma network) or 37 (colour network) more.
 READING_BYTES, RESTORING_BYTES, ROW_BYTES = 16, 8, 40
 STRIP_PIXELS = 2**22  # of which a large picture is converted at a time
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")  # Linux: of the machine, of the container
