@@ -19,14 +19,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from restoration.tiling import TILE_PX, restore_strips
+from restoration.tiling import CHANGE_BLOCK_PX, TILE_PX, restore_strips
 
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # JFIF's Y, full range: the plane that a colour JPEG codes
 
 MAX_PIXELS = 2**29  # Pillow refuses pictures of twice as many, about a gigapixel
-# Main memory that a large photo takes while it is restored, the network's own for one tile left out. Measured with 64
-# megapixels, decoder included: 9 (luma network) and 11 (colour network) for RGB, 12 with transparency, 16 for WebP.
-BYTES_PER_PIXEL = 16
+# Main memory that a photo takes, in bytes a pixel, the network's own for one tile left out. Measured with 64 megapixels
+# (8000x8000 and 32000x2000), and rounded up: at most 16 to read it (WebP; others less); then 8 for all pixels, and for
+# those of a row of tiles 19 (luma network) or 37 (colour network) more.
+READING_BYTES, RESTORING_BYTES, ROW_BYTES = 16, 8, 40
 STRIP_PIXELS = 2**22  # of which a large picture is converted at a time
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")  # Linux: of the machine, of the container
 METRES_PER_INCH = 0.0254
@@ -153,7 +154,9 @@ def _refuse_several(opened: Image.Image) -> None:
 
 
 def _refuse_too_large(opened: Image.Image) -> None:
-    needed, free = opened.width * opened.height * BYTES_PER_PIXEL, _free_memory()
+    num_pixels, in_a_row = opened.width * opened.height, opened.width * min(opened.height, TILE_PX + CHANGE_BLOCK_PX)
+    needed = max(READING_BYTES * num_pixels, RESTORING_BYTES * num_pixels + ROW_BYTES * in_a_row)
+    free = _free_memory()
     if needed > free:
         raise _Unsupported(
             f"has {opened.width}x{opened.height} pixels: restoring it takes about {needed / 1e9:.1f} GB of memory, and "

@@ -256,11 +256,11 @@ def test_a_picture_for_which_there_is_no_memory_is_refused_before_it_is_decoded(
     assert read_photo(large).pixels.shape == (400, 250)
 
     group.mkdir()  # a container may have less than the machine
-    for name, content in (("max", "3000000\n"), ("current", "2000000\n"), ("stat", "anon 1\ninactive_file 500000\n")):
+    for name, content in (("max", "6000000\n"), ("current", "2000000\n"), ("stat", "anon 1\ninactive_file 700000\n")):
         (group / f"memory.{name}").write_text(content)
     with pytest.raises(ValueError, match="cut it into parts"):
         read_photo(large)
-    (group / "memory.stat").write_text("anon 1\ninactive_file 700000\n")
+    (group / "memory.stat").write_text("anon 1\ninactive_file 900000\n")
     assert read_photo(large).pixels.shape == (400, 250)
     (group / "memory.stat").write_text("anon 1\ninactive_file 0\n")
     (group / "memory.max").write_text("max\n")
