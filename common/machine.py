@@ -4,6 +4,7 @@ TensorFloat-32 stays as PyTorch has it: in float32 on CUDA, convolutions use it 
 bfloat16 next to nothing is left in float32 that could gain from it: the losses, whose digits are worth more.
 """
 
+import math
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import PIL
 import skimage
 import torch
 
+MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")  # Linux: of the machine, of the container
 CPU_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}  # as Linux names them, the last one on Arm
 
 
@@ -92,3 +94,16 @@ def cpu_model() -> str:
         lines = []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def free_memory() -> float:
+    """Bytes that this process may still take; infinite on systems that do not say it as Linux does."""
+    free = math.inf
+    if MEMINFO.is_file():
+        kibibytes = dict(line.split()[:2] for line in MEMINFO.read_text().splitlines())
+        free = 1024 * (int(kibibytes["MemAvailable:"]) + int(kibibytes["SwapFree:"]))
+    if (CGROUP / "memory.max").is_file() and (limit := (CGROUP / "memory.max").read_text().strip()) != "max":
+        used = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        taken = int((CGROUP / "memory.current").read_text()) - int(used["inactive_file"])  # the latter is given back
+        free = min(free, int(limit) - taken)
+    return free

@@ -6,7 +6,10 @@ because a benchmark's reference must be the stored pixels.
 """
 
 import struct
+import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -57,13 +60,37 @@ def read_image(path: str | Path) -> np.ndarray:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is empty, cut off, damaged, too large, of unsupported depth, or no image.
     """
-    path = Path(path)
+    with opened_image(path) as opened:
+        opened.load()
+        return _to_uint8(opened)
+
+
+@contextmanager
+def opened_image(path: str | Path, *, max_pixels: int | None = None) -> Iterator[Image.Image]:
+    """An image file, opened by Pillow. Its errors, also those while it is decoded in the block, become one line.
+
+    Args:
+        path: the file.
+        max_pixels: refuse pictures of more than twice as many; None: Pillow's own limit.
+
+    Raises:
+        FileNotFoundError, PermissionError: as the file system has them.
+        ValueError: if the file is empty, cut off, damaged, too large, or no image; or if the block raised
+            `Unsupported`. The message names the file.
+    """
+    path, before = Path(path), Image.MAX_IMAGE_PIXELS
     if path.is_file() and path.stat().st_size == 0:
         raise ValueError(f"{path} is empty (0 bytes); replace or remove the file")
+    Image.MAX_IMAGE_PIXELS = max_pixels or before
     try:
-        with Image.open(path) as opened:
-            opened.load()
-            return _to_uint8(opened, path)
+        # Pillow warns of pictures half as large as those it refuses; they are fine here.
+        with (
+            warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
+            Image.open(path) as file,
+        ):
+            yield file
+    except Unsupported as error:
+        raise ValueError(f"{path} {error}") from None
     except Image.UnidentifiedImageError:
         raise ValueError(f"{path} is not an image that can be read; replace or remove the file") from None
     except Image.DecompressionBombError:
@@ -71,10 +98,18 @@ def read_image(path: str | Path) -> np.ndarray:
         raise ValueError(f"{path} has more than {limit:.0f} megapixels; cut it into parts or remove it") from None
     except _DECODER_ERRORS as error:
         # The file system's own errors (missing file, no permission) carry an errno and already name the file.
-        if isinstance(error, OSError) and error.errno is not None or isinstance(error, UnsupportedDepth):
+        if isinstance(error, OSError) and error.errno is not None:
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} is damaged or cut off ({reason}); replace or remove the file") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def stored_axes(path: str | Path) -> int:
+    """The number of axes of a file's pixels: 2 where it is stored gray, 3 otherwise. Decodes nothing."""
+    with opened_image(path) as opened:
+        return 2 if opened.mode in ("L", "1", "LA") or opened.mode.startswith("I") else 3
 
 
 def read_rgb(path: str | Path) -> np.ndarray:
@@ -103,11 +138,11 @@ def to_channels(image: np.ndarray, channels: int, *, name: str | Path = "the ima
     return image
 
 
-class UnsupportedDepth(ValueError):
-    """A sound file whose numbers have no agreed meaning as 8-bit pixels (floating point, 32-bit integers)."""
+class Unsupported(ValueError):
+    """A sound file that is not for us. The message goes on from the file's name: "stores 32-bit integers"."""
 
 
-def _to_uint8(opened: Image.Image, path: Path) -> np.ndarray:
+def _to_uint8(opened: Image.Image) -> np.ndarray:
     mode = opened.mode
     if mode in ("L", "RGB"):
         return np.array(opened)
@@ -118,7 +153,7 @@ def _to_uint8(opened: Image.Image, path: Path) -> np.ndarray:
         return ((np.array(opened).astype(np.uint32) + 128) // 257).astype(np.uint8)
     if mode in ("I", "F"):
         kind = "32-bit integers" if mode == "I" else "floating point numbers"
-        raise UnsupportedDepth(f"{path} stores {kind}; save it with 8 or 16 bits a channel")
+        raise Unsupported(f"stores {kind}; save it with 8 or 16 bits a channel")
     if mode == "RGBa":
         opened = opened.convert("RGBA")
     image = np.array(opened.convert("RGB"))

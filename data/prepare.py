@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from data.archives import extract_images
 from data.config import DEFAULT_PACK_DIR
-from data.images import is_image_name, read_image
+from data.images import is_image_name, read_image, stored_axes
 from data.known_sets import (
     KNOWN_SETS,
     Item,
@@ -222,7 +222,7 @@ def _put(name: str, item: Item, image: np.ndarray, working: Path, *, link: bool)
     """Place one image: linked, moved (when it was unpacked for us), copied, or written as PNG where the set has PNG."""
     built = working / "set"
     suffix = item.source.suffix.lower()
-    if KNOWN_SETS[name].is_png and (suffix != ".png" or _stored_axes(item.source) != image.ndim):
+    if KNOWN_SETS[name].is_png and (suffix != ".png" or stored_axes(item.source) != image.ndim):
         target = built / f"{item.place}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(target)
@@ -235,12 +235,6 @@ def _put(name: str, item: Item, image: np.ndarray, working: Path, *, link: bool)
         target.symlink_to(item.source.resolve())
     else:
         shutil.copyfile(item.source, target)
-
-
-def _stored_axes(path: Path) -> int:
-    """The number of axes of a file's pixels: 2 where it is stored gray, 3 otherwise."""
-    with Image.open(path) as opened:
-        return 2 if opened.mode in ("L", "1", "LA") or opened.mode.startswith("I") else 3
 
 
 def _complaint(missing: list[str], broken: list[str]) -> str:

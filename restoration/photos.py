@@ -5,11 +5,6 @@ along; pixels are not rotated, the EXIF orientation goes on saying how they lie.
 is read by Pillow, and so restored, at 8 bits. A TIFF's own tags are not carried over (Pillow applies its orientation).
 """
 
-import math
-import os
-import struct
-import warnings
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +14,13 @@ import torch
 from PIL import Image
 from torch import nn
 
+from common.files import written_whole
+from common.machine import free_memory
+from data.color import FULL_WEIGHTS
+from data.images import Unsupported, opened_image
 from restoration.tiling import CHANGE_BLOCK_PX, TILE_PX, restore_strips
 
-LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # JFIF's Y, full range: the plane that a colour JPEG codes
+LUMA = FULL_WEIGHTS.astype(np.float32)  # JFIF's Y, full range: the plane that a colour JPEG codes
 
 MAX_PIXELS = 2**29  # Pillow refuses pictures of twice as many, about a gigapixel
 # Main memory that a photo takes, in bytes a pixel, the network's own for one tile left out. Measured with 64 megapixels
@@ -29,16 +28,10 @@ MAX_PIXELS = 2**29  # Pillow refuses pictures of twice as many, about a gigapixe
 # those of a row of tiles 19 (luma network) or 37 (colour network) more.
 READING_BYTES, RESTORING_BYTES, ROW_BYTES = 16, 8, 40
 STRIP_PIXELS = 2**22  # of which a large picture is converted at a time
-MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")  # Linux: of the machine, of the container
 METRES_PER_INCH = 0.0254
 
 _METADATA = ("exif", "icc_profile", "dpi")  # as Pillow calls them, in what it read and when it writes
 _FOREIGN_PROFILE = ("CMYK", "LAB")  # modes whose colour profile does not describe the RGB made of them
-# What Pillow's decoders raise for damaged data.
-_DECODER_ERRORS = (
-    OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error,
-    zlib.error,
-)  # fmt: skip
 
 
 class Photo(NamedTuple):
@@ -89,26 +82,11 @@ def read_photo(path: str | Path) -> Photo:
             restoring it would take more memory than there is.
         OSError: if it cannot be opened.
     """
-    Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own limit is below a phone's largest photos
-    # Pillow warns of pictures half as large as those it refuses; they are fine here.
-    ignored = warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)
-    try:
-        with ignored, Image.open(path) as opened:
-            _refuse_several(opened)
-            _refuse_too_large(opened)
-            opened.load()
-            return _as_photo(opened)
-    except _Unsupported as error:
-        raise ValueError(f"{path} {error}") from None
-    except Image.UnidentifiedImageError:
-        raise ValueError(f"{path} is not an image that can be read") from None
-    except Image.DecompressionBombError:
-        raise ValueError(f"{path} has more than {2 * MAX_PIXELS / 1e9:.1f} gigapixels; cut it into parts") from None
-    except _DECODER_ERRORS as error:
-        # The file system's own errors carry an errno and name the file already.
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise ValueError(f"{path} is damaged or cut off ({str(error) or type(error).__name__})") from error
+    with opened_image(path, max_pixels=MAX_PIXELS) as opened:
+        _refuse_several(opened)
+        _refuse_too_large(opened)
+        opened.load()
+        return _as_photo(opened)
 
 
 def has_color(photo: Photo) -> bool:
@@ -123,12 +101,8 @@ def save_photo(photo: Photo, path: str | Path) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     planes = photo.pixels if photo.alpha is None else np.dstack([photo.pixels, photo.alpha])
-    working = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with written_whole(path) as working:
         Image.fromarray(planes).save(working, format="PNG", **photo.metadata)
-        os.replace(working, path)
-    finally:
-        working.unlink(missing_ok=True)
 
 
 def _as_seen(pixels: np.ndarray, channels: int) -> torch.Tensor:
@@ -142,39 +116,22 @@ def _as_seen(pixels: np.ndarray, channels: int) -> torch.Tensor:
     return torch.from_numpy(seen).permute(2, 0, 1)[None]
 
 
-class _Unsupported(ValueError):
-    """A sound file of a kind that is not restored; the message goes on from the file's name."""
-
-
 def _refuse_several(opened: Image.Image) -> None:
     num_pictures = getattr(opened, "n_frames", 1)
     # MPO, as phones and cameras write it, is a JPEG photo followed by its previews or its other eye's view.
     if num_pictures > 1 and opened.format != "MPO":
-        raise _Unsupported(f"holds {num_pictures} pictures (an animation, or pages); only single ones are restored")
+        raise Unsupported(f"holds {num_pictures} pictures (an animation, or pages); only single ones are restored")
 
 
 def _refuse_too_large(opened: Image.Image) -> None:
     num_pixels, in_a_row = opened.width * opened.height, opened.width * min(opened.height, TILE_PX + CHANGE_BLOCK_PX)
     needed = max(READING_BYTES * num_pixels, RESTORING_BYTES * num_pixels + ROW_BYTES * in_a_row)
-    free = _free_memory()
+    free = free_memory()
     if needed > free:
-        raise _Unsupported(
+        raise Unsupported(
             f"has {opened.width}x{opened.height} pixels: restoring it takes about {needed / 1e9:.1f} GB of memory, and "
             f"{free / 1e9:.1f} GB are free; cut it into parts"
         )
-
-
-def _free_memory() -> float:
-    """Bytes that this process may still take; infinite on systems that do not say it as Linux does."""
-    free = math.inf
-    if MEMINFO.is_file():
-        kibibytes = dict(line.split()[:2] for line in MEMINFO.read_text().splitlines())
-        free = 1024 * (int(kibibytes["MemAvailable:"]) + int(kibibytes["SwapFree:"]))
-    if (CGROUP / "memory.max").is_file() and (limit := (CGROUP / "memory.max").read_text().strip()) != "max":
-        used = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
-        taken = int((CGROUP / "memory.current").read_text()) - int(used["inactive_file"])  # the latter is given back
-        free = min(free, int(limit) - taken)
-    return free
 
 
 def _as_photo(opened: Image.Image) -> Photo:
@@ -192,7 +149,7 @@ def _as_photo(opened: Image.Image) -> Photo:
             pixels[rows] = np.asarray(strip)
         return Photo(pixels, None, metadata)
     if mode in ("I", "F"):
-        raise _Unsupported("stores 32-bit numbers; save it with 8 or 16 bits a channel")
+        raise Unsupported("stores 32-bit numbers; save it with 8 or 16 bits a channel")
     is_gray, has_alpha = mode in ("1", "L", "LA", "La"), opened.has_transparency_data
     wanted = ("L" if is_gray else "RGB") + ("A" if has_alpha else "")
     pixels = np.empty((height, width) if is_gray else (height, width, 3), np.uint8)

@@ -194,7 +194,7 @@ def test_names_that_cannot_be_printed_are_escaped(
     assert exit_info.value.code == 2 and len(list((tmp_path / "out").iterdir())) == 1
     out, err = (stream.buffer.getvalue().decode(encoding) for stream in streams.values())
     assert f"{shown}1.png: JPEG quality about " in out
-    assert f"{shown}0.png is not an image that can be read" in err.splitlines()[-1]
+    assert f"{shown}0.png is empty (0 bytes)" in err.splitlines()[-1]
     if is_terminal:
         assert f"{shown}1.png: 100%" in err
     else:

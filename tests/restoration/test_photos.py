@@ -11,6 +11,7 @@ from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import IFDRational
 from torch import Tensor, nn
 
+from common import machine
 from restoration import photos
 from restoration.folders import PhotoRestorer, make_folder, plan, restore_files
 from restoration.photos import LUMA, Photo, has_color, read_photo, restore_photo, save_photo
@@ -240,15 +241,15 @@ def test_a_picture_for_which_there_is_no_memory_is_refused_before_it_is_decoded(
     meminfo.write_text(
         "MemTotal: 2000 kB\nMemFree: 90 kB\nMemAvailable:  500 kB\nSwapFree: 500 kB\nHugePages_Free: 0\n"
     )
-    monkeypatch.setattr(photos, "MEMINFO", meminfo)
-    monkeypatch.setattr(photos, "CGROUP", group)
+    monkeypatch.setattr(machine, "MEMINFO", meminfo)
+    monkeypatch.setattr(machine, "CGROUP", group)
     monkeypatch.setattr(ImageFile.ImageFile, "load", None)  # decoding would fail
     with pytest.raises(ValueError, match=r"b.png has 250x400 pixels: restoring it takes about 0.0 GB of memory, and"):
         read_photo(large)
     monkeypatch.undo()
 
-    monkeypatch.setattr(photos, "MEMINFO", meminfo)
-    monkeypatch.setattr(photos, "CGROUP", group)
+    monkeypatch.setattr(machine, "MEMINFO", meminfo)
+    monkeypatch.setattr(machine, "CGROUP", group)
     failures = restore_files(PhotoRestorer(Add()), PhotoRestorer(Add()), plan([large, small], tmp_path / "out"))
     assert len(failures) == 1 and "b.png has 250x400 pixels" in failures[0]
     assert (tmp_path / "out" / "a.png").is_file()
@@ -422,9 +423,9 @@ def test_damaged_files_are_named_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=rf"cut\.{suffix} (is|holds)") as error:
             read_photo(path)
         assert "\n" not in str(error.value)
-    for content in (b"", b"no image at all"):
+    for content, complaint in ((b"", "empty"), (b"no image at all", "not an image")):
         (tmp_path / "text.jpg").write_bytes(content)
-        with pytest.raises(ValueError, match="text.jpg is not an image"):
+        with pytest.raises(ValueError, match=f"text.jpg is {complaint}"):
             read_photo(tmp_path / "text.jpg")
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
 
