@@ -1,7 +1,7 @@
-"""The device, the precision it computes in, cuDNN's choice of algorithms, and the versions that can move a result.
+"""The device, the precision it computes in, cuDNN's choice of algorithms, and the versions that can change a result.
 
-TensorFloat-32 stays as PyTorch has it: in float32 on CUDA, convolutions use it and matrix products do not. Under
-bfloat16 next to nothing is left in float32 that could gain from it: the losses, whose digits are worth more.
+TensorFloat-32 stays at PyTorch's defaults: in float32 on CUDA, convolutions use it and matrix products do not. Under
+bfloat16 only the losses stay in float32, and their precision matters more than their speed.
 """
 
 import math
@@ -19,7 +19,7 @@ CPU_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}  # as Lin
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a name: "auto", "cuda" or "cpu". Raises ValueError if it is not to be had."""
+    """The device of a name: "auto" (CUDA if there is one), "cuda" or "cpu". Raises ValueError if there is none."""
     if name not in ("auto", "cuda", "cpu"):
         raise ValueError(f"device must be auto, cuda or cpu, got '{name}'")
     if name == "cuda" and not torch.cuda.is_available():
@@ -31,8 +31,8 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """The autocast type of a name.
 
     Args:
-        name: "float32", "bfloat16", or "auto": bfloat16 where the device has instructions for it, float32 elsewhere
-            (bfloat16 without them runs, ten times slower than float32).
+        name: "float32", "bfloat16", or "auto": bfloat16 if the device has instructions for it, else float32. (Without
+            them bfloat16 works, but ten times slower than float32.)
         device: where the network runs.
     """
     if name == "auto":
@@ -52,9 +52,10 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
 
 @contextmanager
 def convolutions_tried_out(is_on: bool) -> Iterator[None]:
-    """Whether cuDNN tries its algorithms on each new shape and keeps the fastest.
+    """Let cuDNN try its algorithms on each new shape and keep the fastest, or not.
 
-    That pays for patches, all of one size, and costs time for validation images, of many. Nothing changes on a CPU.
+    This saves time for patches, which have one size, and costs time for validation images, which have many. It changes
+    nothing on a CPU.
     """
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = is_on
@@ -65,7 +66,7 @@ def convolutions_tried_out(is_on: bool) -> Iterator[None]:
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware; False where the system does not tell."""
+    """Whether this CPU multiplies bfloat16 in hardware; False if the system does not say."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -87,7 +88,7 @@ def versions() -> dict[str, str]:
 
 
 def cpu_model() -> str:
-    """The processor's name as Linux tells it, elsewhere as Python does."""
+    """The processor's name, from Linux if possible, else from Python."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

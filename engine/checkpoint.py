@@ -1,4 +1,4 @@
-"""Checkpoints: everything needed to go on, written aside then renamed, read without running anything in the file."""
+"""Checkpoints: everything that a resumed run needs. They are written whole or not at all; reading one runs no code."""
 
 import pickle
 import struct
@@ -17,7 +17,7 @@ _DAMAGED = (RuntimeError, ValueError, EOFError, LookupError, AssertionError, str
 
 
 def save_checkpoint(path: str | Path, state: dict) -> None:
-    """Write `state` (tensors and plain containers) so that `path` is either the old file or the whole new one."""
+    """Write `state` (tensors and plain containers). `path` is then either the old file or the whole new one."""
     path = Path(path)
     try:
         with written_whole(path) as working:

@@ -1,4 +1,4 @@
-"""torch.compile for training, and plain eager training where it does not work out."""
+"""torch.compile for training, and eager training where compiling fails."""
 
 import logging
 import time
@@ -12,12 +12,12 @@ logger = logging.getLogger(__name__)
 
 
 def compiled(module: nn.Module, choice: bool | Literal["auto"], device: torch.device) -> nn.Module:
-    """The module to train with: it shares all parameters and buffers with `module`, which is what is saved.
+    """The module to call in training. It shares all parameters and buffers with `module`, which is the one to save.
 
     Args:
-        module: called with tensors, returns named scalar losses, one "total". No random numbers are drawn in it,
-            nor parameters changed: the first call runs it twice.
-        choice: compile it or not; "auto": on CUDA only. What it gains there: not measured.
+        module: called with tensors, returns named scalar losses, one of them "total". It must draw no random numbers
+            and change no parameters, because the first call runs it twice.
+        choice: whether to compile; "auto": on CUDA only (the gain there is not measured).
         device: where it runs.
     """
     if choice is False or (choice == "auto" and device.type != "cuda"):
@@ -26,11 +26,10 @@ def compiled(module: nn.Module, choice: bool | Literal["auto"], device: torch.de
 
 
 class CompiledOrEager(nn.Module):
-    """Calls a module compiled; or as it is, where compiling it fails (no C++ compiler, an unsupported operation).
+    """Calls a module compiled, or eagerly if compiling fails (no C++ compiler, an unsupported operation).
 
-    The first call finds out, by a forward and a backward pass that leave no gradient and no changed buffer behind.
-    Catching an error of the step itself would come too late under DistributedDataParallel, which cannot take back a
-    backward pass that it has begun.
+    The first call tries a forward and a backward pass, and leaves no gradient and no changed buffer behind. An error in
+    the training step itself would come too late: DistributedDataParallel cannot undo a backward pass that it has begun.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -40,12 +39,12 @@ class CompiledOrEager(nn.Module):
 
     @property
     def is_compiled(self) -> bool:
-        """Whether calls run compiled code; False until the first call has found out."""
+        """Whether calls run compiled code; False before the first call."""
         return self._call not in (None, self.module)
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         if self._call is None:
-            # Patches have one size: no use in code for any.
+            # All patches have one size, so code for other sizes is not needed.
             call = torch.compile(self.module.forward, dynamic=False)
             self._call = call if self._works(call, *inputs) else self.module
         return self._call(*inputs)
@@ -59,7 +58,7 @@ class CompiledOrEager(nn.Module):
             total = call(*inputs)["total"]
             with torch.autocast(total.device.type, enabled=False):
                 torch.autograd.grad(total, trainable, allow_unused=True)
-        except Exception as error:  # any: what is wrong with the module itself fails again without compiling
+        except Exception as error:  # any: an error of the module itself comes again without compiling
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             logger.warning("not compiled, training goes on without (%s)", reason)
             return False

@@ -1,7 +1,7 @@
-"""Typed configuration: defaults < YAML < `--section.key value`, and a refusal that names file and key.
+"""Typed configuration: defaults < YAML < `--section.key value`. Mistakes are refused, with file and key in the message.
 
-jsonargparse builds the command line from a tree of dataclasses and checks the types. What it lets pass is checked here
-first: keys given twice and unknown keys, with the nearest known one named.
+jsonargparse builds the command line from a tree of dataclasses and checks the types. It does not see repeated keys, and
+its message for unknown keys does not name the nearest known one, so both are checked here first.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from common.files import write_text
 
 Config = TypeVar("Config")
 
-MAX_LISTED_KEYS = 20  # more would bury the message
+MAX_LISTED_KEYS = 20  # a longer list would hide the message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +38,8 @@ class OptimConfig:
         schedule: "constant", or "cosine" from the peak down to `final_lr_ratio` of it.
         final_lr_ratio: last learning rate of the cosine as a share of the peak, 0..1.
         lr_warmup_steps: steps of linear rise to the peak.
-        grad_clip_norm: gradients are scaled down to this norm where they exceed it; null never clips.
-        ema_decay: decay of the averaged weights that are validated and published; null: the weights themselves are.
+        grad_clip_norm: gradients with a larger norm are scaled down to this norm; null: no clipping.
+        ema_decay: decay of the averaged weights, which are validated and published; null: no average.
     """
 
     name: Literal["adam", "adamw", "muon"] = "adam"
@@ -76,27 +76,27 @@ class OptimConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainerConfig:
-    """How long, where, and what is written on the way.
+    """How long to train, where, and what to write.
 
     Args:
         run_dir: folder of this run: checkpoint, weights, resolved config, TensorBoard.
-        epochs: passes over the training images, one patch (or pair) of each image a pass.
-        max_steps: end after this many steps, and bend the schedule to it, whatever `epochs` says; null: epochs decide.
-        max_minutes: end within this time, and bend the schedule to it. It is time on the clock: validations count,
-            the last one too (as long as an earlier one took), and so do all parts of a run that was resumed; the start
-            before the first step and the packing of images do not. null: no time limit.
+        epochs: passes over the training images; a pass takes one patch (or pair) of each image.
+        max_steps: end after this many steps; the schedule is fitted to them, and `epochs` is ignored. null: `epochs`
+            decides.
+        max_minutes: end within this time; the schedule is fitted to it. It is time on the clock. Validations count, and
+            the last one is expected to take as long as the longest before it. All parts of a resumed run count. The
+            start before the first step and the packing of images do not count. null: no time limit.
         seed: of weights and samples.
         device: "auto" (CUDA where there is one), "cuda" or "cpu".
         precision: "bfloat16" (autocast), "float32", or "auto": bfloat16 where the device has instructions for it.
         channels_last: keep activations in NHWC order.
-        compile: compile the training step (torch.compile), or "auto": on CUDA only. Where compiling fails, a line in
-            the log says why, and training goes on without.
+        compile: compile the training step (torch.compile); "auto": on CUDA only. If compiling fails, the log says why
+            and training goes on without it.
         resume: go on from the run's checkpoint.
         log_every_steps: steps between two lines of the log.
         validate_every_steps: steps between two validations; the last step is always validated.
-        save_every_minutes: time between two checkpoints, at most; null: steps alone decide. The last step is always
-            saved.
-        save_every_steps: steps between two checkpoints, at most; null: time alone decides.
+        save_every_minutes: longest time between two checkpoints; null: no limit. The last step is always saved.
+        save_every_steps: most steps between two checkpoints; null: no limit.
     """
 
     run_dir: str
@@ -200,7 +200,7 @@ def check_yaml(path: str | Path, config_class: type, *, prefix: str = "") -> Non
 
 
 def to_dict(config: Any) -> dict:
-    """A config as plain containers, fit for YAML, JSON and checkpoints."""
+    """A config as plain containers, for YAML, JSON and checkpoints."""
     plain = dataclasses.asdict(config)
     return yaml.safe_load(yaml.safe_dump(_tuples_to_lists(plain)))
 
@@ -220,12 +220,12 @@ def defaults(config: Any) -> dict:
 
 
 def save_config(config: Any, path: str | Path) -> None:
-    """Write the resolved configuration as YAML; it is enough to repeat the run."""
+    """Write the resolved configuration as YAML. It is enough to repeat the run."""
     write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False))
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, where PyYAML keeps the last without a word."""
+    """SafeLoader that refuses a key given twice. PyYAML silently keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
@@ -274,7 +274,7 @@ def _split(arguments: Sequence[str]) -> list[_Option]:
 
 
 def _refuse_repeated(options: Sequence[_Option]) -> None:
-    # jsonargparse keeps the last without a word. `--config` may be repeated, and `--KEY+` adds to a list.
+    # jsonargparse silently keeps the last. `--config` may be repeated, and `--KEY+` adds to a list.
     names = [option.name for option in options if option.name not in ("", "config") and not option.name.endswith("+")]
     for index, name in enumerate(names):
         if name in names[:index]:
@@ -327,7 +327,7 @@ def _all_keys(config_class: type, prefix: str = "") -> Iterator[str]:
 
 
 def _explain(message: str, config_class: type) -> str:
-    """jsonargparse's complaint as one line; unknown options get the nearest known key."""
+    """jsonargparse's message as one line; for an unknown option it names the nearest known key."""
     message = " ".join(message.split())
     if message.startswith("unrecognized arguments:"):
         option = message.split(":", 1)[1].split()[0]

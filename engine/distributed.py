@@ -1,4 +1,4 @@
-"""Processes: who am I, how many are we, and the few things done together. One process needs no set-up at all."""
+"""The processes of a run: rank and device of this one, and what all do together. One process needs no set-up."""
 
 import os
 from collections.abc import Iterator
@@ -32,14 +32,14 @@ class Process:
 def process_group(device: str = "auto") -> Iterator[Process]:
     """The run's processes as torchrun started them, or this one alone.
 
-    Tensors on a GPU travel by nccl; those on the CPU by gloo, beside it too, so that what only the hosts need to know
-    (when to stop) makes no host wait for its GPU.
+    Tensors on a GPU are sent by nccl, tensors on the CPU by gloo. With both, the hosts can agree when to stop without
+    waiting for their GPUs.
 
     Args:
         device: "auto" (CUDA where there is one), "cuda" or "cpu".
 
     Raises:
-        ValueError: if CUDA is asked for and not there, or the name is unknown.
+        ValueError: if "cuda" is asked for and there is none, or if the name is unknown.
     """
     world_size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     chosen = choose_device(device)
@@ -76,7 +76,7 @@ def mean_over_ranks(value: Tensor) -> Tensor:
 
 
 def largest_over_ranks(*values: float) -> list[float]:
-    """The largest of the ranks' values, each by itself; between the hosts alone, no device waits or is waited for."""
+    """The largest of the ranks' values, for each argument. The hosts do this alone; no GPU is involved."""
     if not dist.is_initialized():
         return list(values)
     largest = torch.tensor(values, dtype=torch.float64)
@@ -86,7 +86,7 @@ def largest_over_ranks(*values: float) -> list[float]:
 
 @contextmanager
 def main_first(process: Process) -> Iterator[None]:
-    """Rank 0 runs the block first, the others after it: what it writes once (packed images) they only read."""
+    """Rank 0 runs the block first, the others after it. So rank 0 writes files (packed images) that they only read."""
     if not process.is_main:
         wait_for_all()
     yield
@@ -95,6 +95,6 @@ def main_first(process: Process) -> Iterator[None]:
 
 
 def wait_for_all() -> None:
-    """Wait until every rank has come this far."""
+    """Wait until every rank has reached this call."""
     if dist.is_initialized():
         dist.barrier()

@@ -1,4 +1,4 @@
-"""A stop at the first loss or gradient that is not finite, for which the host need not wait for the device."""
+"""Stops a training at the first loss or gradient that is not finite, without making the host wait for the GPU."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -11,15 +11,15 @@ from torch import Tensor
 class FiniteGuard:
     """Watches the losses and the gradient norm of every step.
 
-    A GPU works behind the host, and a host that asks it for a number waits until it has caught up. So the numbers of a
-    step are copied to the host behind the step's work and read a step later, and the device keeps harm away by itself
-    until then: `found_inf` is 1.0 from the first step on that has a number which is not finite. The fused Adam, which
-    looks for an attribute of this name (torch.amp.GradScaler sets it likewise), then leaves weights and moments as
-    they are. On a CPU the numbers are read at once.
+    On a GPU, reading a number makes the host wait until the GPU has finished all earlier work. So a step's numbers are
+    copied to the host in the background and read one step later. Until then `found_inf` protects the weights: it is a
+    tensor on the device, and becomes 1.0 at the first step with a number that is not finite. Our optimisers read it on
+    the device (torch.amp.GradScaler sets an attribute of the same name) and then change neither weights nor state. On
+    a CPU the numbers are read at once.
 
     Args:
         device: where the numbers are.
-        is_late: read a step's numbers with the next step, or at once.
+        is_late: read a step's numbers with the next step; otherwise at once.
     """
 
     def __init__(self, device: torch.device, *, is_late: bool) -> None:
@@ -28,7 +28,7 @@ class FiniteGuard:
         self._unread: _Report | None = None
 
     def watch(self, values: Mapping[str, Tensor], step: int) -> None:
-        """Take in a step's numbers, before its update; raises as `settle` for those that are due to be read."""
+        """Watch a step's numbers, before its update. Raises as `settle` for the numbers that are read now."""
         numbers = torch.stack([value.detach().float() for value in values.values()])
         torch.maximum(self.found_inf, (~numbers.isfinite()).any().float(), out=self.found_inf)
         earlier, self._unread = self._unread, _Report(step, tuple(values), *_sent_to_host(numbers))
@@ -38,7 +38,7 @@ class FiniteGuard:
             self.settle()
 
     def settle(self) -> None:
-        """Read what is still unread; to be called before anything is logged, validated or saved.
+        """Read what is still unread. Call it before anything is logged, validated or saved.
 
         Raises:
             FloatingPointError: if a number was not finite; names step and term.
@@ -66,7 +66,7 @@ class _Report:
 
 
 def _sent_to_host(numbers: Tensor) -> tuple[Tensor, Callable[[], None]]:
-    """The numbers in the host's memory (pinned), and what to call before they are read: they may be on their way."""
+    """The numbers in the host's (pinned) memory, and a function that waits until the copy is complete."""
     on_host = numbers.to("cpu", non_blocking=True)
     if numbers.device.type != "cuda":
         return on_host, lambda: None

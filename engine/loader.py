@@ -1,4 +1,4 @@
-"""Batches of a training set by global step, so that any step of any run can be drawn again."""
+"""Batches of a training set by global step: a resumed run draws the same ones."""
 
 import signal
 from collections.abc import Iterable, Iterator
@@ -8,19 +8,19 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-PREFETCHED_BATCHES = 4  # of each worker, which fills them while a validation runs; uint8: a few megabytes each
+PREFETCHED_BATCHES = 4  # of each worker, which fills them while a validation runs; a few megabytes each (uint8)
 
 
 class StepSampler(Sampler):
     """The positions (epoch, index) of one rank's share of each global batch, from a step on.
 
-    An epoch has `len(dataset) // batch_size` steps; the few images left over change from epoch to epoch with the order.
+    An epoch has `len(dataset) // batch_size` steps. The order changes each epoch, so other images are left over.
 
     Args:
         num_samples: images of an epoch.
         batch_size: samples of one step over all ranks.
         rank, world_size: which consecutive share of each batch to yield.
-        first_step, last_step: global steps to yield, the last one excluded.
+        first_step, last_step: global steps to yield, without the last one.
 
     Raises:
         ValueError: if the batch is larger than the epoch, or does not divide among the ranks.
@@ -63,15 +63,15 @@ def build_loader(
 ) -> DataLoader:
     """Loader over the global steps first_step..last_step - 1; each item is this rank's share of one batch.
 
-    It is passed through once in a run, so its workers live as long as it does.
+    A run iterates over it once.
 
     Args:
-        dataset: has a length, and answers positions (epoch, index).
-        first_step, last_step: global steps, the last one excluded.
+        dataset: has a length, and takes positions (epoch, index).
+        first_step, last_step: global steps, without the last one.
         batch_size: samples of one step over all ranks.
         num_workers: loader processes of this rank; 0 loads in the process itself.
-        rank, world_size: which share of each batch is this process's.
-        pin_memory: batches in memory from which a GPU copies without waiting.
+        rank, world_size: which share of each batch to load.
+        pin_memory: put batches in pinned memory, from which a GPU copies in the background.
 
     Raises:
         ValueError: as `StepSampler`.
@@ -85,20 +85,21 @@ def build_loader(
         num_workers=num_workers,
         prefetch_factor=PREFETCHED_BATCHES if num_workers else None,
         pin_memory=pin_memory,
-        generator=torch.Generator(),  # its own: a resumed run must not draw a second time from the global one
+        generator=torch.Generator(),  # its own, because a resumed run must not draw again from the global one
         worker_init_fn=_leave_signals_to_the_trainer,
     )
 
 
 @contextmanager
 def batches_of(loader: Iterable) -> Iterator[Iterator]:
-    """The loader's batches; its workers have ended when the block is left, whatever ended it.
+    """The loader's batches, for a `with` block. The workers end with the block, also after an error.
 
-    Python would wait for them for ever when it exits: it ends them by SIGTERM, which they ignore.
+    Otherwise Python would never exit: at its end it sends SIGTERM to the workers and waits for them, but they ignore
+    SIGTERM.
 
     Raises:
-        ValueError, OSError: one line with what a worker raised, where it was an error of one of these types.
-        ChildProcessError: if a worker was killed. The error may come up anywhere in the block.
+        ValueError, OSError: if a worker raised one of these; the message is one line.
+        ChildProcessError: if a worker was killed. torch may raise this anywhere in the block.
     """
     batches = iter(loader)
     try:
@@ -120,20 +121,20 @@ def batches_of(loader: Iterable) -> Iterator[Iterator]:
 
 
 def _reason_in_worker(error: Exception) -> str | None:
-    """The last line of a worker's traceback, which torch puts into the message; None where no worker raised it."""
+    """The last line of a worker's traceback, which torch puts into the message; None if no worker raised the error."""
     lines = str(error).strip().splitlines()
     return lines[-1] if lines and lines[0].startswith("Caught ") and "in DataLoader worker" in lines[0] else None
 
 
 def _end_workers(batches: Any) -> None:
-    """torch has no public way to end them, and an error's traceback keeps the iterator alive, which would do it."""
+    """End the iterator's workers. torch does that when it deletes the iterator, but an error's traceback keeps it."""
     if hasattr(batches, "_shutdown_workers"):  # it has workers
         batches._shutdown_workers()
         for worker in batches._workers:
-            worker.kill()  # one that is still busy with a sample
+            worker.kill()  # those that are still busy with a sample
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Ctrl-C and SIGTERM reach a whole process group; the trainer stops after its step and needs the batch in hand."""
+    """Ctrl-C and SIGTERM reach the whole process group, but the trainer finishes its step and needs its workers."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

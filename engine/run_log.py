@@ -16,7 +16,7 @@ LINE = "%(asctime)s %(message)s"
 
 
 class RunLog:
-    """Log of one training run; on ranks other than 0 every call does nothing.
+    """The log of one training run. On ranks other than 0 every call does nothing.
 
     Args:
         run_dir: where `log.txt` and the TensorBoard files go.

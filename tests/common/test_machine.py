@@ -1,13 +1,28 @@
-"""Choosing bfloat16 or float32."""
+"""Choosing the device, and bfloat16 or float32."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from common.machine import autocast, choose_precision, convolutions_tried_out, cpu_has_bfloat16
+from common.machine import autocast, choose_device, choose_precision, convolutions_tried_out, cpu_has_bfloat16
 
 CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("has_cuda", [True, False])
+def test_devices_have_names(has_cuda: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    assert choose_device("cpu") == CPU
+    assert choose_device("auto").type == ("cuda" if has_cuda else "cpu")
+    with pytest.raises(ValueError, match="device must be auto, cuda or cpu, got 'tpu'"):
+        choose_device("tpu")
+
+
+def test_cuda_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device cuda was asked for, .* use auto or cpu"):
+        choose_device("cuda")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import train_restorer
-from common.machine import choose_device
 from cqe.encoder import QualityEncoder
 from cqe.weights import save_encoder
 from engine.checkpoint import load_checkpoint
@@ -32,13 +31,6 @@ def test_one_process_needs_no_group() -> None:
     with process_group("cpu") as process:
         assert process == Process(0, 1, torch.device("cpu")) and process.is_main
     assert not Process(1, 2, torch.device("cpu")).is_main
-
-
-def test_devices_have_names() -> None:
-    assert choose_device("cpu") == torch.device("cpu")
-    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    with pytest.raises(ValueError, match="device must be auto, cuda or cpu, got 'tpu'"):
-        choose_device("tpu")
 
 
 @pytest.fixture(scope="module")
