@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     maps.add_argument(
         "--prototypes",
         metavar="DIR",
-        help=f"images whose mean representation stands for a quality (default: {PROBE_IMAGES} under --data-root, if any)",
+        help=f"images whose mean representation stands for a quality (default: {PROBE_IMAGES} of --data-root, if any)",
     )
     for figure, draw in ((clusters, draw_clusters), (maps, draw_maps)):
         figure.add_argument("--weights", required=True, metavar="NAME", help="as in represent")
