@@ -1,8 +1,8 @@
-"""Reading image files: any usual format in, one kind of array out.
+"""Reads image files of all usual formats into one kind of array.
 
-An *image* is a uint8 array: (H, W) for gray, (H, W, 3) for RGB. Every file is decoded completely, so a file that was
-cut off is noticed when it is read and not later. Pixels are taken as they are stored: EXIF rotation is not applied,
-because a benchmark's reference must be the stored pixels.
+An *image* is a uint8 array: (H, W) for gray, (H, W, 3) for RGB. Every file is decoded completely, so a cut-off file is
+found when it is read. Pixels are used as they are stored: EXIF rotation is not applied, because the reference of a
+benchmark must be the stored pixels.
 """
 
 import struct
@@ -16,8 +16,8 @@ from data.color import luma
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".webp")
 
-# What Pillow's decoders raise for damaged data. Besides OSError, PNG raises SyntaxError and
-# ValueError, and the header parsers let struct, zlib and index errors through.
+# What Pillow's decoders raise for damaged data. PNG also raises SyntaxError and ValueError. Errors of struct, zlib and
+# indexing come from the parsers of headers.
 _DECODER_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error,
     zlib.error,
@@ -25,7 +25,7 @@ _DECODER_ERRORS = (
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """Image files directly in a folder, by suffix, sorted by name. Hidden files are left out.
+    """Image files of a folder, sorted by name. They are found by suffix. Hidden files and sub-folders are skipped.
 
     Raises:
         FileNotFoundError: if the folder does not exist.
@@ -43,19 +43,19 @@ def list_images(folder: str | Path) -> list[Path]:
 
 
 def is_image_name(path: Path) -> bool:
-    """Whether a file's name says it is an image. macOS leaves `._name.jpg` files that are none."""
+    """Whether a file is an image by its name. Hidden files are not: macOS writes `._name.jpg` files with no image."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Decode a file to uint8, (H, W) if it is gray and (H, W, 3) RGB otherwise.
+    """Decode a file to uint8: (H, W) if it is gray, (H, W, 3) RGB otherwise.
 
-    Transparency is dropped, 16-bit gray is divided by 257 and rounded, a palette of grays gives a gray image, CMYK and
-    other colour spaces become RGB. Of an animation, the first frame is read.
+    Transparency is dropped. 16-bit gray is divided by 257 and rounded. An image whose palette colours are all gray
+    becomes gray. CMYK and other colour spaces become RGB. Of an animation, only the first frame is read.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is empty, cut off, damaged, too large, of unsupported depth, or no image.
+        ValueError: if the file is empty, cut off, damaged, too large, not an image, or of an unsupported depth.
     """
     path = Path(path)
     if path.is_file() and path.stat().st_size == 0:
@@ -70,7 +70,7 @@ def read_image(path: str | Path) -> np.ndarray:
         limit = 2 * Image.MAX_IMAGE_PIXELS / 1e6
         raise ValueError(f"{path} has more than {limit:.0f} megapixels; cut it into parts or remove it") from None
     except _DECODER_ERRORS as error:
-        # The file system's own errors (missing file, no permission) carry an errno and already name the file.
+        # Errors of the file system (missing file, no permission) have an errno, and their message names the file.
         if isinstance(error, OSError) and error.errno is not None or isinstance(error, UnsupportedDepth):
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -84,15 +84,15 @@ def read_rgb(path: str | Path) -> np.ndarray:
 
 
 def to_channels(image: np.ndarray, channels: int, *, name: str | Path = "the image") -> np.ndarray:
-    """The image a network with `channels` input channels works on.
+    """The image, converted for a network with this number of input channels.
 
     Args:
         image: (H, W) or (H, W, 3) uint8.
-        channels: 1 gives (H, W): a gray image as it is, the protocol's luma (16..235) of an RGB one. 3 gives (H, W, 3).
+        channels: 1 gives (H, W): a gray image as it is, or the luma (16..235) of an RGB image. 3 gives (H, W, 3).
         name: the file, for the error message.
 
     Raises:
-        ValueError: if colour is asked of a gray image, or `channels` is neither 1 nor 3.
+        ValueError: if the image is gray and `channels` is 3, or if `channels` is neither 1 nor 3.
     """
     if channels == 1:
         return image if image.ndim == 2 else luma(image)
@@ -104,7 +104,7 @@ def to_channels(image: np.ndarray, channels: int, *, name: str | Path = "the ima
 
 
 class UnsupportedDepth(ValueError):
-    """A sound file whose numbers have no agreed meaning as 8-bit pixels (floating point, 32-bit integers)."""
+    """The file is fine, but its numbers (floating point or 32-bit) have no agreed meaning as 8-bit pixels."""
 
 
 def _to_uint8(opened: Image.Image, path: Path) -> np.ndarray:

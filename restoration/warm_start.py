@@ -89,12 +89,8 @@ def _settings(module: nn.Module) -> dict[str, object]:
     return {"class": type(module).__name__} | ours
 
 
-_NOT_COMPARED = {
-    "training",
-    "channels",
-    "in_channels",
-    "out_channels",
-}  # the shapes of tensors show the numbers of channels
+# The shapes of tensors show the numbers of channels.
+_NOT_COMPARED = {"training", "channels", "in_channels", "out_channels"}
 
 
 def _new_blocks(network: nn.Module, known: set[str]) -> dict[str, ResidualBlock]:
