@@ -1,4 +1,4 @@
-"""What the subcommands share of the command line: types of values, groups of options, errors on one line."""
+"""Parts of the command line that subcommands share: types of values, groups of options, a parser for them."""
 
 import argparse
 import math
@@ -11,7 +11,7 @@ from data.known_sets import measured_folders
 from evaluation.scores.image_sets import COLOR_MODES
 
 MAX_SCALE = 4
-MAX_SPEED_PX = 4096  # side of the image on which `describe` measures speed; larger ones may not fit into memory
+MAX_SPEED_PX = 4096  # side of the image that `describe` times; a larger one may not fit into memory
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -22,7 +22,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def add_set_options(parser: argparse.ArgumentParser, *, qualities: Sequence[int] = (10, 20, 30, 40)) -> None:
-    """Options of every subcommand that measures on sets of images, and at which qualities unless told."""
+    """Options of the subcommands that measure on sets of images. `qualities` are used if none are given."""
     known = measured_folders()
     choosing = ", ".join(name for name, (_, folder) in known.items() if folder.use == "choosing")
     parser.add_argument(
@@ -30,8 +30,8 @@ def add_set_options(parser: argparse.ArgumentParser, *, qualities: Sequence[int]
         nargs="+",
         required=True,
         metavar="SET",
-        help=f"any of {', '.join(known)} (under --data-root; {choosing} is for choosing, never for reporting), or a "
-        "path to any folder of images",
+        help=f"any of {', '.join(known)} (under --data-root; {choosing} is for choosing between networks, so never "
+        "report its scores), or a path to any folder of images",
     )
     listed = " ".join(map(str, qualities))
     parser.add_argument(
@@ -40,35 +40,37 @@ def add_set_options(parser: argparse.ArgumentParser, *, qualities: Sequence[int]
         action=ExpandQualities,
         default=list(qualities),
         metavar="Q",
-        help=f"within 1..100, also ranges such as 10..45:5 ({listed})",
+        help=f"JPEG qualities within 1..100, or ranges such as 10..45:5 (default: {listed})",
     )
     parser.add_argument("--channels", choices=COLOR_MODES, default="gray", help="luma or RGB (default: %(default)s)")
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """Options of every subcommand that measures."""
-    parser.add_argument("--data-root", default="", metavar="DIR", help="where the sets are (DATA_ROOT, else datasets)")
-    parser.add_argument("--json", metavar="FILE", help="write the scores")
-    parser.add_argument("--markdown", metavar="FILE", help="write the table")
+    """Options of the subcommands that compute scores."""
+    parser.add_argument(
+        "--data-root", default="", metavar="DIR", help="folder of the sets (default: DATA_ROOT, or datasets)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the scores to this file")
+    parser.add_argument("--markdown", metavar="FILE", help="write the table to this file")
     add_device_options(parser)
     parser.add_argument(
         "--workers",
         type=positive,
         default=os.cpu_count() or 1,
         metavar="N",
-        help="threads that score, or make images (%(default)s)",
+        help="threads that make or score images (default: %(default)s)",
     )
 
 
 def add_device_options(parser: argparse.ArgumentParser, *, precision: str = "float32") -> None:
-    """Options of every subcommand that runs a network, and which precision it runs in unless told."""
+    """Options of the subcommands that run a network. `precision` is used if none is given."""
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if any")
     choices = ("auto", "float32", "bfloat16") if precision == "auto" else ("float32", "bfloat16")
     parser.add_argument("--precision", choices=choices, default=precision, help="default: %(default)s")
 
 
 class ExpandQualities(argparse.Action):
-    """JPEG qualities and ranges of them, as configs write them: `10 20..40:5` is 10, 20, 25, 30, 35, 40."""
+    """Reads JPEG qualities and ranges, in the form that configs use: `10 20..40:5` is 10, 20, 25, 30, 35, 40."""
 
     def __call__(
         self,
@@ -84,28 +86,28 @@ class ExpandQualities(argparse.Action):
 
 
 def jpeg_quality(text: str) -> int:
-    """A JPEG quality of the command line."""
+    """Read a JPEG quality."""
     if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= 100:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 to 100, got {text}")
     return int(text)
 
 
 def path_name(text: str) -> str:
-    """A path of the command line. An empty one, of an unset shell variable say, would mean the current folder."""
+    """Read a path. An empty one is refused: an unset shell variable must not mean the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("is empty")
     return text
 
 
 def positive(text: str) -> int:
-    """A count of the command line."""
+    """Read a count."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
     return int(text)
 
 
 def speed_size(text: str) -> int:
-    """The side of a square image, in pixels, of the command line."""
+    """Read the side of a square image, in pixels."""
     size = positive(text)
     if size > MAX_SPEED_PX:
         raise argparse.ArgumentTypeError(f"must be at most {MAX_SPEED_PX} pixels, got {text}")
@@ -113,14 +115,14 @@ def speed_size(text: str) -> int:
 
 
 def seed(text: str) -> int:
-    """A seed of the command line; its upper limit is scikit-learn's."""
+    """Read a seed. The upper limit is scikit-learn's."""
     if not (text.isascii() and text.isdecimal()) or int(text) >= 2**32:
         raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {2**32 - 1}, got {text}")
     return int(text)
 
 
 def scale(text: str) -> float:
-    """A factor for the sides of images, of the command line. The limit keeps their size within reason."""
+    """Read a factor for the sides of images. The limit keeps the images from becoming too large."""
     try:
         value = float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""`benchmark`: how fast loader and networks are."""
+"""`benchmark`: the speed of the loader and of the networks."""
 
 import argparse
 
@@ -7,23 +7,37 @@ from commands.outputs import check_outputs, report
 from common.machine import choose_device
 from evaluation.speed import loader, networks, ratios
 
-COMPILE = {"auto": "auto", "on": True, "off": False}  # as `engine.compiling` names the choices
+COMPILE = {"auto": "auto", "on": True, "off": False}  # option -> value in `engine.compiling`
 HELP = "speed and memory of loader, training step and inference, as ratios to a baseline in the same run"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.description = (
-        "Speed as ratios. Loader: against decoding a whole 2K PNG for each sample. Networks for luma, untrained: "
-        "against the released architecture in eager float32 NCHW, and against a large matrix product."
+        "Measures speed as ratios to a baseline. The loader is compared with decoding a whole 2K PNG for each sample. "
+        "Untrained luma networks are compared with the released architecture in eager float32 NCHW, and with a large "
+        "matrix product."
     )
-    parser.add_argument("--json", default="runs/benchmark.json", metavar="FILE", help="the results (%(default)s)")
-    parser.add_argument("--markdown", metavar="FILE", help="write the table")
-    parser.add_argument("--batch", type=positive, metavar="N", help="images of a step (CUDA: 8, CPU: 1)")
-    parser.add_argument("--size", type=positive, metavar="PX", help="side of an image (CUDA: 256, CPU: 128)")
-    parser.add_argument("--rounds", type=positive, default=3, metavar="N", help="of all in turns (%(default)s)")
     parser.add_argument(
-        "--compile", choices=COMPILE, default="auto", help="torch.compile for our training step (auto: on CUDA)"
+        "--json",
+        default="runs/benchmark.json",
+        metavar="FILE",
+        help="write the results to this file (default: %(default)s)",
+    )
+    parser.add_argument("--markdown", metavar="FILE", help="write the table to this file")
+    parser.add_argument("--batch", type=positive, metavar="N", help="images per step (default: 8 on CUDA, 1 on a CPU)")
+    parser.add_argument(
+        "--size", type=positive, metavar="PX", help="side of an image (default: 256 on CUDA, 128 on a CPU)"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=positive,
+        default=3,
+        metavar="N",
+        help="how often networks are timed; the loader: 5 times as often (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--compile", choices=COMPILE, default="auto", help="torch.compile for our training step (auto: only on CUDA)"
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if any")
 
@@ -36,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
     batch_size, size_px = options.batch or (8 if on_gpu else 1), options.size or (256 if on_gpu else 128)
     compile_step = COMPILE[options.compile]
     cases = networks.usual_cases(batch_size, size_px, device, compile_step=compile_step)
-    rows = loader.loader_rows(5 * options.rounds)  # a round of these takes no more than a second
+    rows = loader.loader_rows(5 * options.rounds)  # more, because a round takes less than a second
     network_rows, settings = networks.network_rows(cases, options.rounds)
     shared = {"batch": batch_size, "size": size_px, "compile": options.compile}
     result = ratios.circumstances(device) | {"settings": shared | settings, "rows": rows + network_rows}

@@ -1,4 +1,4 @@
-"""`figure 6`: what systems make of one image."""
+"""`figure 6`: one image, restored by several systems."""
 
 import argparse
 from typing import Any
@@ -18,9 +18,15 @@ MAX_CROPS = 8
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--image", required=True, metavar="FILE", help="image file, or SET/STEM as in live1/bikes")
-    parser.add_argument("--quality", type=jpeg_quality, default=10, metavar="Q", help="JPEG quality (%(default)s)")
     parser.add_argument(
-        "--systems", nargs="+", required=True, metavar="NAME", help=f"'{JPEG}', names of weights, or weight files"
+        "--quality", type=jpeg_quality, default=10, metavar="Q", help="JPEG quality (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--systems",
+        nargs="+",
+        required=True,
+        metavar="NAME",
+        help=f"'{JPEG}' for the JPEG itself, names of weights, or weight files",
     )
     parser.add_argument(
         "--crop",
@@ -32,13 +38,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", required=True, type=path_name, metavar="DIR", help="folder to write to")
     parser.add_argument("--channels", choices=COLOR_MODES, default="gray", help="luma or RGB (default: %(default)s)")
-    parser.add_argument("--dots-per-inch", type=positive, metavar="N", help="of the PNG (250); 120 for a web page")
-    parser.add_argument("--data-root", default="", metavar="DIR", help="of the sets (DATA_ROOT, else datasets)")
+    parser.add_argument(
+        "--dots-per-inch", type=positive, metavar="N", help="resolution of the PNG (default: 250); 120 suits a web page"
+    )
+    parser.add_argument(
+        "--data-root", default="", metavar="DIR", help="folder of the sets (default: DATA_ROOT, or datasets)"
+    )
     add_device_options(parser)
 
 
 def draw(options: argparse.Namespace) -> tuple[Any, dict]:
-    """The figure and its numbers."""
+    """The figure, and the content of its JSON file."""
     if len(options.crop) > MAX_CROPS:
         raise ValueError(f"--crop takes at most {MAX_CROPS} parts, got {len(options.crop)}")
     path = find_image(options.image, data_root(options.data_root))
@@ -64,7 +74,7 @@ def draw(options: argparse.Namespace) -> tuple[Any, dict]:
 
 
 def crop_of(text: str) -> Crop:
-    """A crop of the command line."""
+    """Read a crop."""
     parts = text.split(",")
     if len(parts) != 4 or not all(part.isascii() and part.isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f"must be four whole numbers, left,top,width,height, got {text}")

@@ -1,4 +1,4 @@
-"""`describe`: what a weight file holds and what it costs."""
+"""`describe`: the network in a weight file: its kind, size, arithmetic and speed."""
 
 import argparse
 
@@ -16,9 +16,13 @@ HELP = "a network's kind, parameters, arithmetic at 256x256, and speed"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--weights", required=True, metavar="NAME", help="name of published weights, or weight file")
-    parser.add_argument("--speed", action="store_true", help="measure how fast it runs as well, which takes seconds")
+    parser.add_argument("--speed", action="store_true", help="measure the speed as well; this takes some seconds")
     parser.add_argument(
-        "--size", type=speed_size, default=512, metavar="PX", help="side of the image for --speed (%(default)s)"
+        "--size",
+        type=speed_size,
+        default=512,
+        metavar="PX",
+        help="side of the image for --speed (default: %(default)s)",
     )
     add_device_options(parser)
 
@@ -29,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
     num_frozen = sum(parameter.numel() for parameter in restorer.encoder.parameters())
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         restorer(torch.zeros(1, restorer.channels, 256, 256))
-    gmac = counter.get_total_flops() / 2e9  # two operations to a multiply-accumulate
+    gmac = counter.get_total_flops() / 2e9  # a multiply-accumulate is two operations
     print(f"{type(restorer).__name__}, {restorer.channels} channel(s)")
     print(f"{num_parameters / 1e6:.2f} M parameters, {num_frozen / 1e6:.2f} M of them the encoder's")
     print(f"{gmac:.2f} GMAC at 256x256")
@@ -38,10 +42,10 @@ def run(options: argparse.Namespace) -> None:
 
 
 def measured_speed(restorer: torch.nn.Module, options: argparse.Namespace) -> str:
-    """The line of `describe` on a network's speed, and what it was measured with."""
+    """The line that gives a network's speed, with device, precision and image size."""
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
-    torch.backends.cudnn.allow_tf32 = False  # float32 is float32's speed, on any GPU
+    torch.backends.cudnn.allow_tf32 = False  # time true float32 on every GPU
     restorer = restorer.to(device, memory_format=torch.channels_last)
     image = torch.rand(1, restorer.channels, options.size, options.size, device=device)
     with autocast(device, precision):

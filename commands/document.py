@@ -1,4 +1,4 @@
-"""`document`: the tables of README, docs and model cards, made from results."""
+"""`document`: writes the tables of README, docs and model cards from results."""
 
 import argparse
 from pathlib import Path
@@ -16,10 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "results",
         nargs="*",
         metavar="JSON",
-        help=f"written by evaluate --json: taken into {RESULTS} first, under the same name",
+        help=f"file written by evaluate --json; it is first copied to {RESULTS}, without the scores of single images",
     )
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a table is not up to date")
-    parser.add_argument("--root", default=str(PROJECT), metavar="DIR", help="the project's folder (this one)")
+    parser.add_argument("--root", default=str(PROJECT), metavar="DIR", help="the project's folder (default: this one)")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
         raise FileNotFoundError(f"{root} holds no README.md; name the project's folder with --root")
     for path in options.results:
         print(f"{path} -> {keep_result(path, root)}")
-    texts = {page: updated(page, root) for page in pages(root)}  # all of them, before any is written
+    texts = {page: updated(page, root) for page in pages(root)}  # an error in one page leaves all pages unwritten
     stale = [page for page, text in texts.items() if page.read_text(encoding="utf-8") != text]
     if options.check:
         if stale:

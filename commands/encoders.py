@@ -7,11 +7,15 @@ from restoration.weights import Weights, open_weights
 
 
 def open_encoder_for(name: str | Path, color_mode: str) -> Weights:
-    """Weights by name or file, an encoder's or a restoration network's, whose encoder is for these channels.
+    """Open the weights of an encoder, or of a restoration network with its encoder.
+
+    Args:
+        name: a published name, or a file.
+        color_mode: "gray" or "color", the images that the encoder must be for.
 
     Raises:
         FileNotFoundError: if there are no such weights.
-        ValueError: if the file is damaged, has no encoder, or one for other channels.
+        ValueError: if the file is damaged, has no encoder, or has one for the other mode.
     """
     weights = open_weights(name, needs="encoder")
     if weights.encoder.in_channels != COLOR_MODES[color_mode]:

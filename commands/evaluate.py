@@ -1,4 +1,4 @@
-"""`evaluate`: a system's scores on sets of images."""
+"""`evaluate`: scores of a system on sets of images."""
 
 import argparse
 import os
@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     system = parser.add_mutually_exclusive_group(required=True)
     system.add_argument("--weights", help=f"weight file, name of published weights, or '{JPEG}' for the JPEG itself")
-    system.add_argument("--restored", metavar="DIR", help="score DIR/<set>/<quality>/<image stem>.png instead")
+    system.add_argument(
+        "--restored", metavar="DIR", help="score the images DIR/<set>/<quality>/<image stem>.png instead"
+    )
     add_set_options(parser)
     add_common_options(parser)
 

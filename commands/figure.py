@@ -1,4 +1,4 @@
-"""`figure`: the paper's figures: what the encoder sees (2, 5), what systems make of an image (6)."""
+"""`figure`: the paper's figures 2 and 5, on the encoder, and 6, on restored images."""
 
 import argparse
 import os
@@ -22,8 +22,8 @@ from evaluation.encoder.crops import Drawing
 from evaluation.scores.image_sets import COLOR_MODES, ImageSet, open_sets, read_clean
 from restoration.weights import Weights
 
-PROBE_IMAGES = "bsds500/val"  # under the data root: for choosing, never for reporting
-PROTOTYPE_IMAGES = 24  # the first of them, whose mean representations stand for the qualities in Fig. 5
+PROBE_IMAGES = "bsds500/val"  # under the data root; not a set that scores are reported on
+PROTOTYPE_IMAGES = 24  # so many of them; in Fig. 5 their mean representation stands for a quality
 HELP = "the paper's figures: 2 (t-SNE), 5 (feature maps), 6 (restored images, magnified)"
 
 
@@ -31,27 +31,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     numbers = parser.add_subparsers(title="figures", dest="number", metavar="NUMBER", required=True)
     clusters = numbers.add_parser("2", help="t-SNE of representations; writes figure_2.png, .svg and .json")
-    clusters.add_argument("--sets", nargs="+", default=["live1"], metavar="SET", help="as in evaluate (live1)")
+    clusters.add_argument("--sets", nargs="+", default=["live1"], metavar="SET", help="as in evaluate (default: live1)")
     clusters.add_argument(
-        "--real", metavar="DIR", help="JPEG photos of unknown quality for panel (d) (twitter under --data-root, if any)"
+        "--real",
+        metavar="DIR",
+        help="JPEG photos of unknown quality for panel (d) (default: twitter under --data-root, if any)",
     )
-    clusters.add_argument("--perplexity", type=positive, default=30, metavar="N", help="of t-SNE (%(default)s)")
-    clusters.add_argument("--projector", type=path_name, metavar="DIR", help="write a new TensorBoard folder as well")
+    clusters.add_argument(
+        "--perplexity", type=positive, default=30, metavar="N", help="perplexity of t-SNE (default: %(default)s)"
+    )
+    clusters.add_argument(
+        "--projector", type=path_name, metavar="DIR", help="also write this TensorBoard folder; it must be new or empty"
+    )
     maps = numbers.add_parser("5", help="feature maps and Grad-CAM; writes figure_5.png, .svg and .json")
-    maps.add_argument("--image", metavar="FILE", help="image file, or SET/STEM as in live1/bikes (the first of live1)")
+    maps.add_argument(
+        "--image", metavar="FILE", help="image file, or SET/STEM as in live1/bikes (default: the first of live1)"
+    )
     maps.add_argument(
         "--quality",
         nargs="+",
         action=ExpandQualities,
         default=[10, 30, 50, 70, 90],
         metavar="Q",
-        help="(10 30 50 70 90)",
+        help="JPEG qualities (default: 10 30 50 70 90)",
     )
-    maps.add_argument("--size", type=positive, default=512, metavar="PX", help="sides are cut to this (%(default)s)")
+    maps.add_argument(
+        "--size", type=positive, default=512, metavar="PX", help="longer sides are cut to this (default: %(default)s)"
+    )
     maps.add_argument(
         "--prototypes",
         metavar="DIR",
-        help=f"images whose mean representation stands for a quality ({PROBE_IMAGES} under --data-root, if any)",
+        help=f"images whose mean representation stands for a quality (default: {PROBE_IMAGES} of --data-root, if any)",
     )
     for figure, draw in ((clusters, draw_clusters), (maps, draw_maps)):
         figure.add_argument("--weights", required=True, metavar="NAME", help="as in represent")
@@ -59,9 +69,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         figure.add_argument(
             "--channels", choices=COLOR_MODES, default="gray", help="luma or RGB (default: %(default)s)"
         )
-        figure.add_argument("--crop-size", type=positive, default=128, metavar="PX", help="side of crops (%(default)s)")
-        figure.add_argument("--seed", type=seed, default=0, metavar="N", help="of places and t-SNE (%(default)s)")
-        figure.add_argument("--data-root", default="", metavar="DIR", help="of the sets (DATA_ROOT, else datasets)")
+        figure.add_argument(
+            "--crop-size", type=positive, default=128, metavar="PX", help="side of the crops (default: %(default)s)"
+        )
+        figure.add_argument(
+            "--seed", type=seed, default=0, metavar="N", help="seed of crop places and t-SNE (default: %(default)s)"
+        )
+        figure.add_argument(
+            "--data-root", default="", metavar="DIR", help="folder of the sets (default: DATA_ROOT, or datasets)"
+        )
         figure.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if any")
         figure.set_defaults(draw=draw, precision="float32")
     compared = numbers.add_parser("6", help="an image as systems restore it; writes figure_6.png, .svg and .json")
@@ -75,7 +91,7 @@ def run(options: argparse.Namespace) -> None:
         write_figure(stem, *comparison.draw(options), dots_per_inch=options.dots_per_inch)
         return
     device = choose_device(options.device)
-    torch.backends.cudnn.allow_tf32 = False  # what float32 draws is float32's, on any GPU
+    torch.backends.cudnn.allow_tf32 = False  # compute in true float32 on every GPU
     weights = open_encoder_for(options.weights, options.channels)
     weights.encoder.to(device)
     figure, content = options.draw(weights, options)
@@ -88,7 +104,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def draw_clusters(weights: Weights, options: argparse.Namespace) -> tuple[Any, dict]:
-    """Fig. 2 and its numbers; writes the projector's folder, if asked for."""
+    """Fig. 2, and the content of its JSON file. Also writes the TensorBoard folder, if one was asked for."""
     root = data_root(options.data_root)
     sets = open_sets(options.sets, root)
     images = ImageSet(", ".join(name for name, _ in sets), [path for _, paths in sets for path in paths])
@@ -115,7 +131,7 @@ def draw_clusters(weights: Weights, options: argparse.Namespace) -> tuple[Any, d
 
 
 def draw_maps(weights: Weights, options: argparse.Namespace) -> tuple[Any, dict]:
-    """Fig. 5 and its numbers."""
+    """Fig. 5, and the content of its JSON file."""
     root = data_root(options.data_root)
     path = gradcam.find_image(options.image, root)
     clean, qualities = read_clean(path, options.channels), sorted(set(options.quality))

@@ -1,4 +1,4 @@
-"""The files of a plot: PNG, SVG, and the numbers shown as JSON. Apart from `outputs`, which needs no matplotlib."""
+"""The files of a figure: PNG, SVG, and JSON with its data. A module of its own: `outputs` needs no matplotlib."""
 
 from pathlib import Path
 
@@ -11,19 +11,19 @@ from restoration.folders import make_folder
 
 
 def check_figure(stem: Path) -> None:
-    """Refuse a plot whose files could not be written, before anything is computed."""
+    """Raise ValueError or OSError before any work, if a file of the figure could not be written."""
     for suffix in (*FORMATS, "json"):
         check_writable(f"{stem}.{suffix}")
 
 
 def write_figure(stem: Path, figure: Figure, content: dict, *, dots_per_inch: int | None = None) -> None:
-    """Write a plot and its numbers; print the files and the caption.
+    """Write a figure and its JSON; print their paths and the caption.
 
     Args:
         stem: path of the files, without suffix.
-        figure: the plot.
-        content: what the JSON holds, "caption" among it.
-        dots_per_inch: as `save_figure`.
+        figure: the figure.
+        content: of the JSON file; it has a "caption".
+        dots_per_inch: as in `save_figure`.
     """
     make_folder(stem.parent)
     paths = save_figure(figure, stem, dots_per_inch=dots_per_inch)

@@ -1,4 +1,4 @@
-"""`guidance`: what the encoder is worth to a network."""
+"""`guidance`: how much a network gains from its encoder."""
 
 import argparse
 
@@ -22,9 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=ExpandQualities,
         default=[10, 90],
         metavar="Q",
-        help="features of the same image at the farthest of these (10 90)",
+        help="take features of the same image at the farthest of these qualities (default: 10 90)",
     )
-    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of the shuffled features (%(default)s)")
+    parser.add_argument(
+        "--seed", type=seed, default=0, metavar="N", help="seed of the shuffled features (default: %(default)s)"
+    )
     add_common_options(parser)
 
 

@@ -1,4 +1,4 @@
-"""What subcommands write: tables on the terminal, and the files asked for."""
+"""The outputs of subcommands: tables on the terminal, and the files that were asked for."""
 
 import argparse
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from restoration.weights import SUFFIX
 
 
 def check_outputs(options: argparse.Namespace) -> None:
-    """Refuse outputs that could not be written, or would replace a picture or weights, before anything is computed."""
+    """Raise ValueError or OSError before any work, if an output cannot be written or is named like other data."""
     outputs = [path for path in (options.json, options.markdown) if path]
     if len(outputs) == 2 and Path(outputs[0]).absolute() == Path(outputs[1]).absolute():
         raise ValueError(f"--json and --markdown are both {outputs[0]}; name two files")
@@ -23,7 +23,7 @@ def check_outputs(options: argparse.Namespace) -> None:
 
 
 def report(sections: Sequence[tables.Section], content: dict, options: argparse.Namespace) -> None:
-    """Print the tables; write the files asked for."""
+    """Print the tables and write the files that were asked for."""
     print("\n\n".join(map(as_text, sections)), flush=True)
     if options.markdown:
         write_text(options.markdown, "\n".join(map(as_markdown, sections)))

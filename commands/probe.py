@@ -1,4 +1,4 @@
-"""`probe`: what an encoder needs to name qualities."""
+"""`probe`: fits the probe by which an encoder reads JPEG qualities."""
 
 import argparse
 from pathlib import Path
@@ -14,22 +14,26 @@ from data.splits import refuse_other_split
 from engine.weight_files import SUFFIX, read_weight_file
 from restoration.weights import find_weights, recognise
 
-FIT_IMAGES = "bsds500/train"  # under the data root: what quality probes that are kept in weight files are fitted to
-HELP = "fit to an encoder, or a network's own, what reads JPEG qualities off it; written to a new file"
+FIT_IMAGES = "bsds500/train"  # under the data root; quality probes are fitted on these, unless told otherwise
+HELP = "give an encoder or a network a probe that reads JPEG qualities; writes a new weight file"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--weights", required=True, metavar="NAME", help="name of published weights, or weight file")
-    parser.add_argument("--output", required=True, metavar="FILE", help="the same weights and the probe; .safetensors")
+    parser.add_argument("--output", required=True, metavar="FILE", help="the same weights with the probe; .safetensors")
     parser.add_argument(
         "--images",
         nargs="+",
         metavar="DIR",
-        help=f"photos, as good as uncompressed, of no benchmark (default: {FIT_IMAGES} under --data-root)",
+        help=f"photos with hardly any compression, from no benchmark (default: {FIT_IMAGES} under --data-root)",
     )
-    parser.add_argument("--data-root", default="", metavar="DIR", help="where the sets are (DATA_ROOT, else datasets)")
-    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of qualities and places (%(default)s)")
+    parser.add_argument(
+        "--data-root", default="", metavar="DIR", help="folder of the sets (default: DATA_ROOT, or datasets)"
+    )
+    parser.add_argument(
+        "--seed", type=seed, default=0, metavar="N", help="seed of qualities and crop places (default: %(default)s)"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if any")
 
 

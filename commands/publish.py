@@ -1,4 +1,4 @@
-"""`publish`: a trained network as a small file, fit for `weights/`."""
+"""`publish`: stores a trained network as a small file for `weights/`."""
 
 import argparse
 from pathlib import Path

@@ -22,22 +22,22 @@ from evaluation.encoder.study import KINDS
 from evaluation.scores.image_sets import open_sets
 from restoration.weights import Weights, find_weights
 
-PROBE_IMAGES = "bsds500/val"  # under the data root: for choosing, never for reporting
+PROBE_IMAGES = "bsds500/val"  # under the data root; not a set that scores are reported on
 HELP = "an encoder's scores: neighbours, linear probes, clusters"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.description = (
-        "How well an encoder tells JPEG qualities apart. The linear probes are fitted on crops of --probe-images, "
-        "under the same condition, and read the sets; all else is measured within a set."
+        "Measures how well an encoder tells JPEG qualities apart. The linear probes are fitted on crops of "
+        "--probe-images and tested on the sets, under the same condition. All other scores use one set alone."
     )
     parser.add_argument(
-        "--weights", required=True, metavar="NAME", help="encoder, or restorer to take it from: a name or a file"
+        "--weights", required=True, metavar="NAME", help="encoder, or restorer with an encoder: a name or a file"
     )
     add_set_options(parser, qualities=range(10, 91, 10))
     parser.add_argument(
-        "--crop-size", nargs="+", type=positive, default=[128], metavar="PX", help="sides of the crops (128)"
+        "--crop-size", nargs="+", type=positive, default=[128], metavar="PX", help="sides of the crops (default: 128)"
     )
     for name, known in (("condition", CONDITIONS), ("kinds", KINDS)):
         parser.add_argument(
@@ -46,31 +46,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             choices=known,
             default=list(known),
             metavar=name.upper(),
-            help=f"any of {', '.join(known)} (all)",
+            help=f"any of {', '.join(known)} (default: all)",
         )
     parser.add_argument(
-        "--supervised", metavar="FILE", help="encoder trained with labels (<encoder>_supervised beside the encoder)"
+        "--supervised",
+        metavar="FILE",
+        help="encoder trained with labels (default: <encoder>_supervised beside the encoder)",
     )
     parser.add_argument(
         "--probe-images",
         metavar="DIR",
-        help=f"images to fit the probes on, none of them of a tested set ({PROBE_IMAGES} under --data-root)",
+        help=f"images to fit the probes on; none may be in a tested set (default: {PROBE_IMAGES} under --data-root)",
     )
     parser.add_argument(
         "--unseen-quality",
         nargs="+",
         action=ExpandQualities,
         metavar="Q",
-        help="for condition 'unseen' (half-way between those of --quality, and as far beyond both ends)",
+        help="for condition 'unseen' (default: half-way between those of --quality, and as far beyond both ends)",
     )
     parser.add_argument(
-        "--second-quality", type=jpeg_quality, default=90, metavar="Q", help="for condition 'double' (%(default)s)"
+        "--second-quality",
+        type=jpeg_quality,
+        default=90,
+        metavar="Q",
+        help="quality of the second coding, for condition 'double' (default: %(default)s)",
     )
-    parser.add_argument("--scale", type=scale, default=0.8, metavar="S", help="for condition 'resized' (%(default)s)")
     parser.add_argument(
-        "--crops", type=positive, default=1, metavar="N", help="of each image at each quality (%(default)s)"
+        "--scale",
+        type=scale,
+        default=0.8,
+        metavar="S",
+        help="factor for the sides, for condition 'resized' (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of places and fresh weights (%(default)s)")
+    parser.add_argument(
+        "--crops",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="crops of each image at each quality (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=seed, default=0, metavar="N", help="seed of crop places and fresh weights (default: %(default)s)"
+    )
     add_common_options(parser)
 
 
@@ -82,7 +100,7 @@ def run(options: argparse.Namespace) -> None:
     wanted = study_plan(options)
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
-    torch.backends.cudnn.allow_tf32 = False  # float32 scores are float32's, on any GPU
+    torch.backends.cudnn.allow_tf32 = False  # compute in true float32 on every GPU
     own = open_encoder_for(options.weights, options.channels)
     labelled = supervised_file(own, options)
     supervised = open_supervised(labelled, own, options)
@@ -105,7 +123,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def study_plan(options: argparse.Namespace) -> study.Plan:
-    """What `represent` is to measure. Raises ValueError for qualities that make no study."""
+    """The study that the options ask for. Raises ValueError for qualities that make no study."""
     return study.Plan(
         color_mode=options.channels,
         conditions=tuple(dict.fromkeys(options.condition)),
@@ -123,10 +141,10 @@ def study_plan(options: argparse.Namespace) -> study.Plan:
 
 
 def supervised_file(own: Weights, options: argparse.Namespace) -> Path:
-    """The file of the encoder that was trained with labels; it need not exist unless `--supervised` names it.
+    """The file of the encoder that was trained with labels. It may be missing, unless `--supervised` names it.
 
     Raises:
-        FileNotFoundError: if there are no such weights, or this encoder alone is wanted and is not there.
+        FileNotFoundError: if `--supervised` names no weights, or if only this encoder is wanted and is missing.
     """
     file = own.path.with_name(f"{own.name}_supervised{SUFFIX}")
     if options.supervised:
@@ -137,7 +155,7 @@ def supervised_file(own: Weights, options: argparse.Namespace) -> Path:
 
 
 def no_supervised(file: Path) -> str:
-    """What to say where there is no encoder trained with labels."""
+    """The message that no encoder trained with labels was found."""
     return (
         f"supervised: left out, there is no {file}; to train one: python train_cqe.py --config <config> "
         f"--config configs/cqe/supervised.yaml (then put its encoder there, or name it with --supervised)"
@@ -145,7 +163,11 @@ def no_supervised(file: Path) -> str:
 
 
 def open_supervised(file: Path, own: Weights, options: argparse.Namespace) -> Weights | None:
-    """The encoder trained with labels; None where it is not wanted or not there. Errors as `open_encoder_for`."""
+    """The encoder trained with labels; None if it is not wanted or missing.
+
+    Raises:
+        ValueError: as `open_encoder_for`, or if its architecture differs from that of `own`.
+    """
     if "supervised" not in options.kinds or not file.is_file():
         return None
     supervised = open_encoder_for(file, options.channels)
@@ -156,7 +178,7 @@ def open_supervised(file: Path, own: Weights, options: argparse.Namespace) -> We
 
 
 def encoders_of(own: Weights, supervised: Weights | None, options: argparse.Namespace) -> dict[str, QualityEncoder]:
-    """The encoders to measure, by kind, those of them that there are."""
+    """The encoders that were asked for and that there are, by kind."""
     encoders = {"encoder": own.encoder, "untrained": untrained_like(own.encoder, options.seed)}
     if supervised:
         encoders["supervised"] = supervised.encoder

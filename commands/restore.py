@@ -1,4 +1,4 @@
-"""`restore`: photos, in files and folders."""
+"""`restore`: restores photos, in files and folders."""
 
 import argparse
 import sys
@@ -11,40 +11,46 @@ from restoration.folders import PhotoRestorer, make_folder, plan, restore_files
 from restoration.tiling import TILE_PX, check_tiles
 from restoration.weights import open_weights, published_names
 
-# Without the colour network's file, the gray one restores the luma of colour photos.
+# If the colour network's file is missing, the gray network restores the luma of colour photos.
 RESTORE_WEIGHTS = {"gray": "fast_tiny_gray", "color": "fast_tiny_color"}
 ADD_PROBE = "add one: test.py probe --weights FILE --output NEW_FILE"
-HELP = "photos in files and folders, restored and written as PNG"
+HELP = "restore photos in files and folders, and write them as PNG"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.description = (
-        "Restore photos. Prints, for each, `PHOTO: JPEG quality about Q +- S`, as read off its pixels by "
-        "the encoder (S is one standard error; near 100: no trace of JPEG); where no progress bar is shown, also "
+        "Restore photos. Prints `PHOTO: JPEG quality about Q +- S` for each. The encoder reads Q from the pixels; S is "
+        "one standard error; near 100 there is no trace of JPEG. Where no progress bar is shown, it also prints "
         "`PHOTO -> OUTPUT  WIDTHxHEIGHT  SECONDS  WHAT`."
     )
     parser.add_argument(
         "inputs", nargs="+", type=path_name, metavar="IN", help="image file, or folder (with its sub-folders)"
     )
     parser.add_argument(
-        "--output", required=True, type=path_name, metavar="DIR", help="folder to write to; names and sub-folders stay"
+        "--output",
+        required=True,
+        type=path_name,
+        metavar="DIR",
+        help="folder to write to; names and sub-folders are kept",
     )
     parser.add_argument(
         "--weights",
         metavar="NAME",
-        help=f"published weights or a file, for all photos (default: {RESTORE_WEIGHTS['color']} for photos with "
-        f"colour if it is there, {RESTORE_WEIGHTS['gray']} for others); a luma network leaves the chroma as it is",
+        help=f"published weights or a file, for all photos (default: {RESTORE_WEIGHTS['color']} for colour photos, if "
+        f"it is there, {RESTORE_WEIGHTS['gray']} for all others); a luma network leaves the chroma as it is",
     )
     parser.add_argument(
         "--tile",
         type=positive,
         default=TILE_PX,
         metavar="PX",
-        help="side of a tile (%(default)s); less saves memory",
+        help="side of a tile (default: %(default)s); smaller tiles need less memory",
     )
     add_device_options(parser, precision="auto")
-    parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist (inputs never are)")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace outputs that exist; inputs are never replaced"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -65,14 +71,14 @@ def run(options: argparse.Namespace) -> None:
 
 
 def default_weights() -> tuple[str, str]:
-    """Names of the weights that `restore` uses for photos without colour, and with."""
+    """Names of the default weights for gray photos and for colour photos."""
     gray, color = RESTORE_WEIGHTS["gray"], RESTORE_WEIGHTS["color"]
     return gray, color if color in published_names() else gray
 
 
 def open_restoring(weights: str, device: torch.device) -> PhotoRestorer:
-    """The network that `--weights` of `restore` names, on the device, with what reads qualities by its encoder."""
+    """A network on the device, with a reader of qualities if its file has a probe."""
     opened = open_weights(weights, needs="network")
-    restorer = opened.network.to(device, memory_format=torch.channels_last)  # and with it the reader's encoder
+    restorer = opened.network.to(device, memory_format=torch.channels_last)  # this moves the encoder of the reader too
     reader = opened.reader()
     return PhotoRestorer(restorer, reader.read if reader else None)

@@ -1,4 +1,4 @@
-"""What `--weights` names: a restoration network or the JPEG itself, and what is kept with its scores."""
+"""The systems that `--weights` can name: a restoration network, or the JPEG itself."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -14,11 +14,11 @@ from evaluation.scores.protocol import OutputSource
 from restoration.tiling import restore_image
 from restoration.weights import Weights, open_weights, published_restorers
 
-JPEG = "jpeg"  # the name under which nothing is restored: the JPEG itself is scored
+JPEG = "jpeg"  # the system that restores nothing: the JPEG itself is scored
 
 
 class System(NamedTuple):
-    """What is measured: how its images come about, its name in the results, and what it is made of."""
+    """A system to measure: the function that makes its images, its name in the results, and its provenance."""
 
     produce: OutputSource
     name: str
@@ -26,10 +26,10 @@ class System(NamedTuple):
 
 
 class Network(NamedTuple):
-    """A restoration network ready to run, how networks run on an image here, its name in the results and its origin."""
+    """A restoration network on its device, the function that runs it, its name in the results, its provenance."""
 
     restorer: torch.nn.Module
-    restore: Callable[..., np.ndarray]  # (network, image, and a guide where the network takes one) -> image
+    restore: Callable[..., np.ndarray]  # (network, image, guide=second image if the network takes one) -> image
     name: str
     provenance: dict[str, str]
 
@@ -39,7 +39,7 @@ def build_system(weights: str, color_mode: str, options: argparse.Namespace) -> 
 
     Raises:
         FileNotFoundError: if there are no such weights.
-        ValueError: if they cannot be used, or not for these channels.
+        ValueError: if the file cannot be used, or is for the other color mode.
     """
     if weights == JPEG:
         return System(protocol.restored_by(lambda image: image), JPEG, versions())
@@ -49,10 +49,10 @@ def build_system(weights: str, color_mode: str, options: argparse.Namespace) -> 
 
 
 def open_network(weights: str, color_mode: str, options: argparse.Namespace) -> Network:
-    """The network that `--weights` names, on the device and in the precision asked for. Errors as `build_system`."""
+    """The network that `--weights` names, with the device and precision of the options. Errors as `build_system`."""
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
-    torch.backends.cudnn.allow_tf32 = False  # float32 scores are float32's, on any GPU
+    torch.backends.cudnn.allow_tf32 = False  # compute in true float32 on every GPU
     opened = open_weights(weights, needs="network")
     if opened.network.channels != COLOR_MODES[color_mode]:
         raise ValueError(
@@ -76,13 +76,13 @@ def published_for(color_mode: str) -> list[str]:
 def measure(
     system: System, sets: Sequence[ImageSet], qualities: Sequence[int], color_mode: str, options: argparse.Namespace
 ) -> dict:
-    """`protocol.evaluate`, and what the scores came from."""
+    """The result of `protocol.evaluate`, with the system's provenance."""
     result = protocol.evaluate(system.produce, sets, qualities, color_mode, method=system.name, workers=options.workers)
     return result | {"provenance": system.provenance}
 
 
 def origin(weights: Weights, device: torch.device, options: argparse.Namespace) -> dict[str, str]:
-    """What a network's scores came from."""
+    """The provenance of a network's scores: weights, device, precision and versions."""
     network = {
         "weights": weights.path.name,
         "weights_sha256": weights.sha256,

@@ -1,4 +1,4 @@
-"""`table`: one of the paper's tables, with measured rows below the printed ones."""
+"""`table`: a table of the paper, with measured rows below the printed ones."""
 
 import argparse
 
@@ -9,7 +9,7 @@ from data.config import data_root
 from evaluation.scores import tables
 from evaluation.scores.image_sets import check_images, open_sets, present_sets
 
-HELP = "one of the paper's tables, measured rows below the printed ones"
+HELP = "a table of the paper, with measured rows below the printed ones"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         nargs="+",
         metavar="NAME",
-        help=f"rows to measure, as in evaluate (default: {JPEG} and the published weights of these channels)",
+        help=f"systems to measure, as in evaluate (default: {JPEG} and the published weights for this table)",
     )
     add_common_options(parser)
 

@@ -98,7 +98,7 @@ def cpu_model() -> str:
 
 
 def free_memory() -> float:
-    """Bytes that this process may still take; infinite on systems that do not say it as Linux does."""
+    """Bytes of memory that this process can still get. Infinite where Linux's files about memory are missing."""
     free = math.inf
     if MEMINFO.is_file():
         kibibytes = dict(line.split()[:2] for line in MEMINFO.read_text().splitlines())

@@ -1,8 +1,8 @@
-"""Taking the images out of a .zip, .tar or .tgz that came from somewhere else, without trusting it.
+"""Takes the images out of a .zip, .tar or .tgz that is not trusted.
 
-Only regular image files are written, all below the given folder. An archive with a member that points outside (`..`, a
-link leading out) is refused as a whole; a leading slash is dropped in a tar and refused in a zip. An archive that
-unpacks to far more than its own size, or that does not fit on the disk, is refused too.
+Only regular image files are written, all below the given folder. If a member points outside (`..`, or a link), the
+whole archive is refused. A leading slash is dropped in a tar and refused in a zip. An archive is also refused if it
+unpacks to far more than its own size, or does not fit on the disk.
 """
 
 import errno
@@ -19,8 +19,8 @@ from typing import IO
 
 from data.images import is_image_name
 
-# An archive may unpack to either of these, whichever is more. Photos hardly shrink when they are packed; deflate can
-# shrink zeros a thousand times, and a bomb is made of them.
+# An archive may unpack to the larger of these two limits. Photos hardly shrink when they are packed. Zeros shrink a
+# thousand times with deflate, and archive bombs are made of them.
 MAX_UNPACKED_BYTES = 16 * 10**9
 MAX_UNPACKED_RATIO = 20
 MAX_MEMBERS = 2_000_000
@@ -34,17 +34,17 @@ _NOTES = (
 _DAMAGE = (
     tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError, NotImplementedError,
     struct.error, OverflowError, UnicodeDecodeError,
-    RuntimeError,  # zipfile's answer to a member locked with a password
+    RuntimeError,  # zipfile raises this for a member with a password
 )  # fmt: skip
 _BAD_NAME = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 class DamagedArchive(ValueError):
-    """An archive that is cut off, damaged, or none at all.
+    """An archive that is cut off or damaged, or a file that is not an archive.
 
     Attributes:
         archive: the file.
-        finding: what is wrong, to be read after the file's name.
+        finding: what is wrong. It continues a sentence that starts with the file's name.
     """
 
     def __init__(self, archive: Path, finding: str) -> None:
@@ -54,7 +54,7 @@ class DamagedArchive(ValueError):
 
 
 class UnsafeMember(Exception):
-    """A zip member whose name leads out of the folder; the counterpart of `tarfile.FilterError`."""
+    """A zip member whose name points outside the folder. For zips this is what `tarfile.FilterError` is for tars."""
 
     def __init__(self, name: str) -> None:
         self.tarinfo = tarfile.TarInfo(name)
@@ -66,14 +66,16 @@ def extract_images(
     """Write the image files of an archive below `folder`, with the archive's own subfolders.
 
     Args:
-        max_bytes: the images may take this much space; None for the larger of `MAX_UNPACKED_BYTES` and
-            `MAX_UNPACKED_RATIO` times the archive's size.
-        max_members: the archive may list this many files and folders.
+        archive: the file.
+        folder: where to write; it is made if it does not exist.
+        max_bytes: limit for the size of all images. None: the larger of `MAX_UNPACKED_BYTES` and `MAX_UNPACKED_RATIO`
+            times the size of the archive.
+        max_members: limit for the number of files and folders in the archive.
 
     Raises:
-        DamagedArchive: if the file is no archive, is cut off or damaged.
-        ValueError: if a member points outside or cannot be written, or the archive unpacks to more than is allowed.
-            What was written until then stays in `folder`.
+        DamagedArchive: if the file is cut off, damaged, or not an archive.
+        ValueError: if a member points outside or cannot be written, or if the archive is over a limit or packed with
+            an unusual method. Images written before that stay in `folder`.
         OSError: if the disk is full.
     """
     archive, folder = Path(archive), Path(folder)
@@ -95,19 +97,19 @@ def extract_images(
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise budget.disk_is_full() from error
-        if error.errno in _BAD_NAME:  # one member has the name of another one's folder, or too long a name
+        if error.errno in _BAD_NAME:  # the member's name is too long, or is also the name of a folder
             member = Path(error.filename).relative_to(folder).as_posix()
             raise ValueError(
                 f"{archive} is refused: its member {member!r} cannot be written ({error.strerror}); "
                 "unpack it yourself and give the folder"
             ) from error
-        if error.errno in (None, errno.EINVAL):  # damaged data in bzip2; an offset before the start of a zip
+        if error.errno in (None, errno.EINVAL):  # damaged bzip2 data, or an offset before the start of a zip
             raise DamagedArchive(archive, f"is damaged or cut off ({_reason(error)})") from error
         raise
 
 
 class _Budget:
-    """What one archive may still write. The header's claims only end it early; the bytes really written are counted."""
+    """The space that an archive may still use. Written bytes are counted; sizes in headers only end it earlier."""
 
     def __init__(self, archive: Path, folder: Path, max_bytes: int, max_members: int) -> None:
         self._archive, self._max_bytes, self._max_members = archive, max_bytes, max_members
@@ -119,7 +121,7 @@ class _Budget:
             raise ValueError(self._too_much(f"lists more than {self._max_members} files and folders"))
 
     def check_claim(self, num_bytes: int) -> None:
-        """Refuse, before anything is written, members that claim to be larger than what is left."""
+        """Refuse members of this total size if it is more than what is left."""
         if self._num_bytes + num_bytes > self._max_bytes:
             raise ValueError(self._too_much(f"unpacks to more than {_readable(self._max_bytes)}"))
         if self._num_bytes + num_bytes > self._free_bytes:
@@ -143,7 +145,7 @@ class _Budget:
 
 
 class _StrictTarInfo(tarfile.TarInfo):
-    """A header that is damaged is an error; `tarfile` takes one in the middle for the archive's end."""
+    """Makes a damaged header an error. `tarfile` takes one in the middle of an archive for its end."""
 
     @classmethod
     def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
@@ -151,7 +153,7 @@ class _StrictTarInfo(tarfile.TarInfo):
             header = super().frombuf(buf, encoding, errors)
         except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
             raise tarfile.ReadError(str(error)) from error
-        # tarfile reads a long name, or other notes on the next member, into memory as a whole.
+        # tarfile reads long names and other notes about the next member into memory whole.
         if header.type in _NOTES and header.size > _MAX_NOTE_BYTES:
             raise tarfile.ReadError(f"a name of {header.size} bytes")
         return header
@@ -160,13 +162,13 @@ class _StrictTarInfo(tarfile.TarInfo):
 def _extract_tar(archive: Path, folder: Path, budget: _Budget) -> None:
     with tarfile.open(archive, tarinfo=_StrictTarInfo) as opened:
         num_members = 0
-        while member := opened.next():  # in file order: a compressed archive is read once
+        while member := opened.next():  # in the order of the file, so a compressed archive is read only once
             num_members += 1
             budget.check_members(num_members)
             opened.members.clear()  # otherwise tarfile keeps all of them in memory
             if "\0" in member.name:
                 raise tarfile.ReadError("a name with a zero byte")
-            checked = tarfile.data_filter(member, str(folder))  # raises FilterError, also for what is not taken
+            checked = tarfile.data_filter(member, str(folder))  # raises FilterError, for skipped members too
             if not member.isreg() or not is_image_name(Path(member.name)):
                 continue
             budget.check_claim(member.size)
@@ -176,13 +178,13 @@ def _extract_tar(archive: Path, folder: Path, budget: _Budget) -> None:
 
 
 def _read_to_end(stream: IO[bytes]) -> None:
-    """Read what follows the last member, so that gzip, bzip2 and xz compare their checksums, which stand at the end."""
+    """Read the rest after the last member. Then gzip, bzip2 and xz check their checksums, which are at the end."""
     try:
         for _ in range(0, _MAX_TRAILER_BYTES, _CHUNK_BYTES):
             if not stream.read(_CHUNK_BYTES):
                 return
     except gzip.BadGzipFile as error:
-        # Other data may follow the compressed data; the gzip command ignores them, too.
+        # Other data may follow the compressed data. The gzip command ignores them too.
         if not str(error).startswith("Not a gzipped file"):
             raise
 
@@ -193,7 +195,7 @@ def _extract_zip(archive: Path, folder: Path, budget: _Budget) -> None:
         images = [member for member in opened.infolist() if _is_image(member)]
         budget.check_claim(sum(member.file_size for member in images))
         for member in images:
-            # zipfile decodes bzip2 and LZMA in pieces of any size, so a few kilobytes could fill the memory.
+            # zipfile decodes bzip2 and LZMA without a limit on the output, so a few kilobytes could fill the memory.
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ValueError(
                     f"{archive} is not packed with deflate, the usual method of a .zip; "
@@ -204,7 +206,7 @@ def _extract_zip(archive: Path, folder: Path, budget: _Budget) -> None:
 
 
 def _is_image(member: zipfile.ZipInfo) -> bool:
-    """Whether a member is taken. Raises UnsafeMember, also for those that are not."""
+    """Whether a member is an image to write. Raises UnsafeMember for any member that points outside."""
     inner = _inner_path(member)
     if inner.is_absolute() or ".." in inner.parts or ":" in "".join(inner.parts[:1]):  # "./" has no parts
         raise UnsafeMember(member.filename)

@@ -1,4 +1,4 @@
-"""The eight symmetries of the square: flips and quarter turns, as views that copy nothing, and regions of them."""
+"""The eight symmetries of the square, flips and quarter turns: as views without a copy, and regions of them."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,7 +13,7 @@ def symmetry(image: np.ndarray, index: int) -> np.ndarray:
 
     Args:
         image: (H, W) or (H, W, C).
-        index: 0..7; 0 is the image itself, the lowest two bits count quarter turns, the third bit mirrors.
+        index: 0..7; 0 is the image itself. The lowest two bits are the number of quarter turns; the third bit mirrors.
 
     Raises:
         ValueError: if the index is not within 0..7.
@@ -26,16 +26,16 @@ def symmetry(image: np.ndarray, index: int) -> np.ndarray:
 
 
 def inverse(index: int) -> int:
-    """The symmetry that undoes this one: the opposite turn, or the same mirroring once more."""
+    """The symmetry that undoes this one: the opposite turn, or the same mirroring again."""
     return -index % 4 if index < 4 else index
 
 
 class SymmetryView(NamedTuple):
-    """One symmetry of an image, made only of the regions that are cut out of it.
+    """One symmetry of an image. Only the regions that are cut out are computed.
 
     Args:
         image: (H, W, C) uint8, as it is stored.
-        index: as `symmetry`.
+        index: 0..7, as in `symmetry`.
     """
 
     image: np.ndarray
@@ -46,11 +46,11 @@ class SymmetryView(NamedTuple):
         return symmetry(self.image, self.index).shape
 
     def cut(self, region: tuple[slice, slice], convert: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
-        """`convert(symmetry(image, index)[region])`, a contiguous copy, for a conversion that works pixel by pixel.
+        """`convert(symmetry(image, index)[region])` as a contiguous copy. `convert` must work pixel by pixel.
 
-        The region is copied and converted the way round in which it is stored, whole rows at a time, and turned
-        last, channel by channel: a tenth of the time of copying the turned view, whose pixels lie three bytes each
-        all over memory.
+        The region is copied and converted in the orientation in which it is stored, and turned last, channel by
+        channel. This takes a tenth of the time of copying the turned view, where neighbouring pixels are far apart
+        in memory.
         """
         turned = symmetry(self.image, self.index)[region]
         stored = np.ascontiguousarray(symmetry(turned, inverse(self.index)))

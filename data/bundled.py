@@ -1,4 +1,4 @@
-"""A handful of photos that come with scikit-image, as a miniature image set: enough to try everything, no download."""
+"""A small image set of photos that come with scikit-image. It is enough to try everything without a download."""
 
 import shutil
 from pathlib import Path
@@ -8,7 +8,7 @@ import skimage.data
 from data.images import read_rgb
 from data.jpeg import encode
 
-# Photographs among the files inside scikit-image's own package; the others it would have to download.
+# Photos inside the scikit-image package itself. It downloads its other photos.
 PHOTOS = {
     "train": ("coffee.png", "rocket.jpg", "motorcycle_left.png", "brick.png", "grass.png", "gravel.png", "coins.png"),
     "val": ("camera.png",),
@@ -18,18 +18,18 @@ DAMAGED_QUALITIES = (10, 30)
 
 
 def make_bundled(root: str | Path) -> list[str]:
-    """Write `<root>/bundled/{train,val,test}` and, of the test photos, JPEGs of low quality into `<root>/damaged`.
+    """Write photos to `<root>/bundled/{train,val,test}`, and low-quality JPEGs of the test photos to `<root>/damaged`.
 
     Returns:
         Lines that say what was made.
 
     Raises:
-        FileNotFoundError: if this scikit-image does not bring one of the photos.
+        FileNotFoundError: if this version of scikit-image lacks one of the photos.
     """
     source, root = Path(skimage.data.__file__).parent, Path(root)
     missing = [name for names in PHOTOS.values() for name in names if not (source / name).is_file()]
     if missing:
-        raise FileNotFoundError(f"scikit-image {skimage.__version__} does not bring {', '.join(missing)}; update it")
+        raise FileNotFoundError(f"scikit-image {skimage.__version__} lacks {', '.join(missing)}; update it")
     for split, names in PHOTOS.items():
         folder = root / "bundled" / split
         folder.mkdir(parents=True, exist_ok=True)

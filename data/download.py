@@ -1,8 +1,8 @@
-"""Fetching the sets whose owners publish them at a stable address, as DIV2K and BSDS500.
+"""Downloads sets that have a stable address, such as DIV2K and BSDS500.
 
-A download that breaks off leaves `<file>.part`, and the next try goes on from there if the server's file is still the
-same: `<file>.part.json` remembers which version the part is of. A file gets its own name only when it has its full
-length. An archive that turns out damaged is renamed to `<file>.damaged`, so that the next run fetches it again.
+A download that breaks off leaves `<file>.part`. The next try continues from there if the file on the server is still
+the same; `<file>.part.json` records its version. A file gets its final name only when it is complete. A damaged archive
+is renamed to `<file>.damaged`, so that the next run fetches it again.
 """
 
 import errno
@@ -47,13 +47,17 @@ def download(
     pack_dir: str | Path = DEFAULT_PACK_DIR,
     wait_seconds: float = 3.0,
 ) -> PreparedSet:
-    """Fetch a set's archives into `<root>/archives`, then prepare it. Archives already there are not fetched again.
+    """Fetch the archives of a set into `<root>/archives`, then prepare the set. Archives that exist are kept.
+
+    Args:
+        name, root, force, pack_dir: as in `prepare`.
+        wait_seconds: as in `fetch`.
 
     Raises:
-        ValueError: for a set that is not published at an address (the message says who hands it out), or a bad archive.
-            A damaged one is set aside first.
-        FileExistsError: if the set is there and `force` is not given.
-        ConnectionError: if an archive could not be fetched; what came so far is kept for the next try.
+        ValueError: if the set has no address (the message says where to get it), or if an archive is damaged or
+            refused. A damaged one is renamed first.
+        FileExistsError: if the set exists and `force` is false.
+        ConnectionError: if an archive could not be fetched. The bytes so far are kept for the next try.
         BlockingIOError: if another process is fetching the archive.
     """
     known = KNOWN_SETS.get(name)
@@ -68,7 +72,7 @@ def download(
     try:
         made = prepare(name, archives, root=root, force=force, pack_dir=pack_dir)
     except DamagedArchive as error:
-        # Renamed, not removed: it may have come from elsewhere, or be a page of the network's log-in that explains it.
+        # Renamed, not removed: the user may have put it there, or it may be a log-in page that explains the failure.
         aside = error.archive.with_name(error.archive.name + ".damaged")
         os.replace(error.archive, aside)
         advice = f"it is {aside.name} now, run the command again to fetch it anew"
@@ -85,17 +89,19 @@ def fetch(
     wait_seconds: float = 3.0,
     timeout_seconds: float = 60.0,
 ) -> None:
-    """Download one file, going on from `<target>.part` if there is one. Does nothing if `target` is there.
+    """Download one file. Continues `<target>.part` if there is one. Does nothing if `target` exists.
 
     Args:
-        num_tries: tries in a row that bring nothing new before giving up; a try that brought some bytes counts anew.
+        url: the address.
+        target: the file to write.
+        num_tries: give up after this many tries without progress. A try that brings new bytes restarts the count at 1.
         wait_seconds: pause before the next try.
-        timeout_seconds: silence of the server after which a try is over.
+        timeout_seconds: a try ends if the server sends nothing for this long.
 
     Raises:
-        ConnectionError: one line with the address, the reason, and what is kept.
+        ConnectionError: one line with the address, the reason, and how much is kept.
         BlockingIOError: if another process is fetching the same file.
-        OSError: if the disk is full; what came so far is kept.
+        OSError: if the disk is full. The bytes so far are kept.
     """
     target = Path(target)
     if target.exists():
@@ -104,7 +110,7 @@ def fetch(
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     with _alone(part):
-        if target.exists():  # another process had the lock, and has just finished
+        if target.exists():  # another process held the lock until it had finished the file
             return
         try:
             _fetch_in_tries(url, part, num_tries, wait_seconds, timeout_seconds)
@@ -118,14 +124,14 @@ def fetch(
 
 @contextmanager
 def _alone(part: Path) -> Iterator[None]:
-    """Keep other processes from writing to `part`. The system takes the lock back from a process that is killed."""
+    """Keep other processes from writing to `part`. If this process is killed, the system releases the lock."""
     lock_file = part.with_name(part.name + ".lock")
     try:
         with FileLock(lock_file, timeout=0):
             try:
                 yield
             finally:
-                with suppress(OSError):  # Windows does not remove a file that is open
+                with suppress(OSError):  # Windows cannot remove an open file
                     lock_file.unlink()
     except Timeout:
         raise BlockingIOError(f"another process is writing {part}; wait until it has ended, or stop it") from None
@@ -151,7 +157,7 @@ def _fetch_once(url: str, part: Path, timeout_seconds: float) -> None:
     """One request. Returns when `part` is complete; raises one of `_BROKEN_OFF` otherwise."""
     validators = _validators_of(part, url)
     offset = _size(part) if _unchanged_if(validators) else 0
-    # If-Range: where the file has changed since, the server sends all of the new one (200) and not its end (206).
+    # If-Range: if the file has changed, the server sends all of the new file (200) and not only its end (206).
     asked = {"Range": f"bytes={offset}-", "If-Range": _unchanged_if(validators)} if offset else {}
     try:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=asked), timeout=timeout_seconds)
@@ -159,7 +165,7 @@ def _fetch_once(url: str, part: Path, timeout_seconds: float) -> None:
         error.close()
         if error.code != 416:
             raise
-        # Nothing lies beyond `offset`: either all of it is here, or the file at the address is another one by now.
+        # There are no bytes after `offset`. Either the part is complete, or the file on the server is now another one.
         if _total(error.headers) == offset and _is_same_version(error.headers, validators):
             return
         part.unlink(missing_ok=True)
@@ -171,12 +177,12 @@ def _fetch_once(url: str, part: Path, timeout_seconds: float) -> None:
             part.unlink(missing_ok=True)
             raise ConnectionError("the file on the server has changed; starting over")
         if response.status != 206:
-            offset = 0  # the server sends everything: the file has changed, or it does not know ranges
+            offset = 0  # the server sends the whole file: it has changed, or ranges are not supported
         length = response.headers.get("Content-Length")
         total = offset + int(length) if length is not None else None
         with open(part, "ab" if offset else "wb") as file:
             if not offset:
-                _remember_validators(part, url, response.headers)  # only now that no old bytes are left in the part
+                _remember_validators(part, url, response.headers)  # only now, when the part has no old bytes left
             _copy(response, file, offset, total, part.name.removesuffix(".part"))
     if total is not None and _size(part) != total:
         raise ConnectionError(f"the connection closed after {_size(part)} of {total} bytes")
@@ -187,36 +193,36 @@ def _notes_file(part: Path) -> Path:
 
 
 def _remember_validators(part: Path, url: str, headers: http.client.HTTPMessage) -> None:
-    """Write down which version of the file the part is of: the two headers by which HTTP tells versions apart."""
+    """Record the version of the file that the part belongs to: the two headers by which HTTP tells versions apart."""
     notes = {"url": url} | {name: headers[name] for name in _VALIDATORS if name in headers}
     _notes_file(part).write_text(json.dumps(notes), encoding="utf-8")
 
 
 def _validators_of(part: Path, url: str) -> dict[str, str]:
-    """What was written down when the part was begun; empty if there is none, or if it is of another address."""
+    """The headers recorded when the part was begun. Empty if there are none, or if they are of another address."""
     try:
         notes = json.loads(_notes_file(part).read_text(encoding="utf-8"))
         return {name: str(notes[name]) for name in _VALIDATORS if name in notes} if notes["url"] == url else {}
-    except (FileNotFoundError, ValueError, TypeError, KeyError):  # cut off when the machine stopped, or edited
+    except (FileNotFoundError, ValueError, TypeError, KeyError):  # the file is missing, cut off or edited
         return {}
 
 
 def _unchanged_if(validators: dict[str, str]) -> str | None:
-    """The value of If-Range. A weak ETag only promises about the same content, and may not be used (RFC 9110, 13.1.5).
+    """The value of If-Range, or None. A weak ETag does not promise equal bytes, so RFC 9110, 13.1.5 forbids it here.
 
-    Without a validator nobody can tell whether the server's file is still the one that the part was begun with.
+    Without such a value nobody can tell whether the file on the server is still the one that the part was begun with.
     """
     etag = validators.get("ETag")
     return etag if etag and not etag.startswith("W/") else validators.get("Last-Modified")
 
 
 def _is_same_version(headers: http.client.HTTPMessage, validators: dict[str, str]) -> bool:
-    """Whether an answer belongs to the part's version, as far as it says: some servers do not know If-Range."""
+    """Whether an answer is for the part's version, if it says so. Needed because some servers ignore If-Range."""
     return all(headers.get(name, known) == known for name, known in validators.items())
 
 
 def _copy(response: http.client.HTTPResponse, file: BinaryIO, offset: int, total: int | None, label: str) -> None:
-    """Response to file, with a bar on a terminal and a line now and then elsewhere."""
+    """Copy the response to the file. Shows a bar on a terminal; elsewhere logs a line now and then."""
     is_terminal = sys.stderr.isatty()
     last_line, done = time.monotonic(), offset
     with tqdm(total=total, initial=offset, desc=label, unit="B", unit_scale=True, disable=not is_terminal) as bar:
@@ -246,7 +252,7 @@ def _size(path: Path) -> int:
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether the server's answer will be the same next time: 4xx, but for time-out, too many requests and range."""
+    """Whether the server would answer the same next time: 4xx, except 408 (time-out) and 429 (too many requests)."""
     return isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500 and error.code not in (408, 429)
 
 

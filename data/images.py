@@ -1,8 +1,8 @@
-"""Reading image files: any usual format in, one kind of array out.
+"""Reads image files of all usual formats into one kind of array.
 
-An *image* is a uint8 array: (H, W) for gray, (H, W, 3) for RGB. Every file is decoded completely, so a file that was
-cut off is noticed when it is read and not later. Pixels are taken as they are stored: EXIF rotation is not applied,
-because a benchmark's reference must be the stored pixels.
+An *image* is a uint8 array: (H, W) for gray, (H, W, 3) for RGB. Every file is decoded completely, so a cut-off file is
+found when it is read. Pixels are used as they are stored: EXIF rotation is not applied, because the reference of a
+benchmark must be the stored pixels.
 """
 
 import struct
@@ -19,8 +19,8 @@ from data.color import luma
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".webp")
 
-# What Pillow's decoders raise for damaged data. Besides OSError, PNG raises SyntaxError and
-# ValueError, and the header parsers let struct, zlib and index errors through.
+# What Pillow's decoders raise for damaged data. PNG also raises SyntaxError and ValueError. Errors of struct, zlib and
+# indexing come from the parsers of headers.
 _DECODER_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error,
     zlib.error,
@@ -28,7 +28,7 @@ _DECODER_ERRORS = (
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """Image files directly in a folder, by suffix, sorted by name. Hidden files are left out.
+    """Image files of a folder, sorted by name. They are found by suffix. Hidden files and sub-folders are skipped.
 
     Raises:
         FileNotFoundError: if the folder does not exist.
@@ -46,19 +46,19 @@ def list_images(folder: str | Path) -> list[Path]:
 
 
 def is_image_name(path: Path) -> bool:
-    """Whether a file's name says it is an image. macOS leaves `._name.jpg` files that are none."""
+    """Whether a file is an image by its name. Hidden files are not: macOS writes `._name.jpg` files with no image."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Decode a file to uint8, (H, W) if it is gray and (H, W, 3) RGB otherwise.
+    """Decode a file to uint8: (H, W) if it is gray, (H, W, 3) RGB otherwise.
 
-    Transparency is dropped, 16-bit gray is divided by 257 and rounded, a palette of grays gives a gray image, CMYK and
-    other colour spaces become RGB. Of an animation, the first frame is read.
+    Transparency is dropped. 16-bit gray is divided by 257 and rounded. An image whose palette colours are all gray
+    becomes gray. CMYK and other colour spaces become RGB. Of an animation, only the first frame is read.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is empty, cut off, damaged, too large, of unsupported depth, or no image.
+        ValueError: if the file is empty, cut off, damaged, too large, not an image, or of an unsupported depth.
     """
     with opened_image(path) as opened:
         opened.load()
@@ -67,7 +67,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
 @contextmanager
 def opened_image(path: str | Path, *, max_pixels: int | None = None) -> Iterator[Image.Image]:
-    """An image file, opened by Pillow. Its errors, also those while it is decoded in the block, become one line.
+    """Open an image file with Pillow. Its errors, also those while the block decodes it, become one line.
 
     Args:
         path: the file.
@@ -97,7 +97,7 @@ def opened_image(path: str | Path, *, max_pixels: int | None = None) -> Iterator
         limit = 2 * Image.MAX_IMAGE_PIXELS / 1e6
         raise ValueError(f"{path} has more than {limit:.0f} megapixels; cut it into parts or remove it") from None
     except _DECODER_ERRORS as error:
-        # The file system's own errors (missing file, no permission) carry an errno and already name the file.
+        # Errors of the file system (missing file, no permission) have an errno, and their message names the file.
         if isinstance(error, OSError) and error.errno is not None:
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -119,15 +119,15 @@ def read_rgb(path: str | Path) -> np.ndarray:
 
 
 def to_channels(image: np.ndarray, channels: int, *, name: str | Path = "the image") -> np.ndarray:
-    """The image a network with `channels` input channels works on.
+    """The image, converted for a network with this number of input channels.
 
     Args:
         image: (H, W) or (H, W, 3) uint8.
-        channels: 1 gives (H, W): a gray image as it is, the protocol's luma (16..235) of an RGB one. 3 gives (H, W, 3).
+        channels: 1 gives (H, W): a gray image as it is, or the luma (16..235) of an RGB image. 3 gives (H, W, 3).
         name: the file, for the error message.
 
     Raises:
-        ValueError: if colour is asked of a gray image, or `channels` is neither 1 nor 3.
+        ValueError: if the image is gray and `channels` is 3, or if `channels` is neither 1 nor 3.
     """
     if channels == 1:
         return image if image.ndim == 2 else luma(image)
@@ -139,7 +139,7 @@ def to_channels(image: np.ndarray, channels: int, *, name: str | Path = "the ima
 
 
 class Unsupported(ValueError):
-    """A sound file that is not for us. The message goes on from the file's name: "stores 32-bit integers"."""
+    """The file is fine but not supported. The message continues a sentence that starts with the file's name."""
 
 
 def _to_uint8(opened: Image.Image) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""The image sets that are known by name, and which images each consists of. A new one is an entry in `KNOWN_SETS`.
+"""The image sets that are known by name, and the images of each. A new set is an entry in `KNOWN_SETS`.
 
-`known_sets.json` holds SHA-256 digests of decoded pixels, by which a wrong version of an image is noticed.
+`known_sets.json` holds SHA-256 digests of decoded pixels. They show when an image is a wrong version.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import numpy as np
 from data.images import read_image
 from data.splits import BSDS500_SPLITS, bsds500_stems
 
-# Classic5 goes by scene names elsewhere.
+# Other places name the images of Classic5 by their scenes.
 CLASSIC5_NAMES = {
     "baboon": "1", "barbara": "2", "boats": "3", "boat": "3", "lena": "4", "lenna": "4", "peppers": "5", "pepper": "5",
 }  # fmt: skip
@@ -29,11 +29,11 @@ class Folder:
     """One folder of a set.
 
     Args:
-        use: what its images are for: "scores", which are reported; "choosing", which is measured but never reported;
-            "training", for which `prepare` packs them.
-        place: below the set's own folder; "." is that folder itself.
-        num_images: None where no count is published.
-        split: of `data.splits`; images whose names belong to another split are refused. None: any name.
+        use: the purpose of its images. "scores": scores on them are reported. "choosing": they are for choosing between
+            networks, and scores on them are never reported. "training": `prepare` packs them for training.
+        place: path of the folder inside the set; "." is the set itself.
+        num_images: how many images there are; None if no number is published.
+        split: of `data.splits`; images of another split are refused. None: no images are refused.
     """
 
     use: Literal["scores", "choosing", "training"]
@@ -44,18 +44,18 @@ class Folder:
 
 @dataclass(frozen=True)
 class KnownSet:
-    """Everything that is known of one set: an entry of `KNOWN_SETS`.
+    """All that is known about a set.
 
-    Its pixels are compared with `known_sets.json`, if that has digests of it: by place of the image, or by folder.
+    Its pixels are compared with `known_sets.json`, if the set is in there. The digests are of images or of folders.
 
     Args:
-        folders: where its images are; at most one of them is for scores.
-        places: a function that gives the stems under which its images go in the wild, in lower case, and the place of
-            each in the set; these images must all be there, and no others. None: the set takes any image.
-        is_png: its images are written as PNG, whatever they come as.
-        is_gray: its images are luma; a copy stored as RGB is taken back to one channel.
-        addresses: of the archives that its owner publishes.
-        source: where it comes from, if it has no address.
+        folders: the folders of its images; at most one of them is for scores.
+        places: a function that returns {file stem in lower case: place in the set}. One image may be known by several
+            stems. The set needs an image for every place, and takes no others. None: the set takes any image.
+        is_png: its images are written as PNG, whatever format they come in.
+        is_gray: its images are gray; a copy that is stored as RGB is changed back to one channel.
+        addresses: URLs of the archives that its owner publishes.
+        source: where to get it, if it has no address.
     """
 
     folders: tuple[Folder, ...]
@@ -114,33 +114,33 @@ KNOWN_SETS = {
 
 @dataclass(frozen=True)
 class Item:
-    """One image on its way: where it is, and where it goes inside the set (without suffix for the fixed sets)."""
+    """An image to put into a set: its file, and its place in the set, without suffix."""
 
     source: Path
     place: str
 
 
 def pixel_digest(image: np.ndarray) -> str:
-    """SHA-256 over shape and pixels of a uint8 image, in hex: equal for equal pictures, whatever the file format."""
+    """SHA-256 of shape and pixels of a uint8 image, in hex. It does not depend on the file format."""
     digest = hashlib.sha256(("x".join(map(str, image.shape)) + "\n").encode())
     digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
 
 
 def split_digest(digests: dict[str, str]) -> str:
-    """One digest for many images, from stem -> pixel digest; the order of the dictionary does not matter."""
+    """One digest for many images, from {stem: pixel digest}. The order of the dictionary does not matter."""
     return hashlib.sha256("".join(f"{stem} {digests[stem]}\n" for stem in sorted(digests)).encode()).hexdigest()
 
 
 class MeasuredFolder(NamedTuple):
-    """A folder that scores are measured on."""
+    """A folder whose images are scored."""
 
     path: str  # below the data root
     folder: Folder
 
 
 def measured_folders() -> dict[str, MeasuredFolder]:
-    """By the name that evaluations give it: the set's for scores that are reported, SET/FOLDER for choosing."""
+    """The folders that are scored, by name: SET for scores that are reported, SET/FOLDER for choosing."""
     return {
         name if folder.use == "scores" else _path_of(name, folder): MeasuredFolder(_path_of(name, folder), folder)
         for name, known in KNOWN_SETS.items()
@@ -150,30 +150,34 @@ def measured_folders() -> dict[str, MeasuredFolder]:
 
 
 def packed_folders(name: str) -> list[str]:
-    """The folders of a set, below its own, that are packed for training."""
+    """The places in a set of the folders that are packed for training."""
     return [folder.place for folder in KNOWN_SETS[name].folders if folder.use == "training"]
 
 
 @cache
 def known_digests() -> dict[str, dict[str, str]]:
-    """Pixel digests by set: of each image by its place, or of each folder."""
+    """Digests by set, then by place of an image or of a folder."""
     return json.loads((Path(__file__).parent / "known_sets.json").read_text(encoding="utf-8"))
 
 
 def known_gray_digests() -> set[str]:
-    """Pixel digests of all images of the sets that are distributed in gray."""
+    """Pixel digests of all images of the gray sets."""
     gray = (known_digests().get(name, {}) for name, known in KNOWN_SETS.items() if known.is_gray)
     return {digest for digests in gray for digest in digests.values()}
 
 
 def places_in(name: str) -> dict[str, str]:
-    """Stem in the wild, lower case -> place in the set; empty for the sets that take any image."""
+    """{file stem in lower case: place in the set}; empty if the set takes any image."""
     places = KNOWN_SETS[name].places
     return places() if places else {}
 
 
 def choose_fixed(name: str, files: list[Path]) -> tuple[list[Item], list[str]]:
-    """The files that a set with known names consists of; files in the way of no name are counted and left."""
+    """The files of a set with known names, and notes about the others.
+
+    Raises:
+        ValueError: if several files have the name of one image, and their pixels differ.
+    """
     places, offered = places_in(name), {}
     folders = {folder.place for folder in KNOWN_SETS[name].folders}
     for file in files:
@@ -181,7 +185,7 @@ def choose_fixed(name: str, files: list[Path]) -> tuple[list[Item], list[str]]:
             offered.setdefault(place, []).append(file)
     items, num_moved = [], 0
     for place, candidates in sorted(offered.items()):
-        # Berkeley's archive repeats some images as examples; the one in its split's folder is the original.
+        # Berkeley's archive has copies of some images as examples. The original is in the folder of its split.
         split = place.rpartition("/")[0]
         in_split = [file for file in candidates if split and file.parent.name == split]
         chosen = _agreed(in_split or candidates, f"{name} {place}")
@@ -196,7 +200,7 @@ def choose_fixed(name: str, files: list[Path]) -> tuple[list[Item], list[str]]:
 
 
 def _agreed(candidates: list[Path], what: str) -> Path:
-    """The first of several files for one place, if all show the same picture."""
+    """The first of several files for one place. Raises ValueError if their pixels differ."""
     first, *others = candidates
     for other in others:
         if pixel_digest(read_image(other)) != pixel_digest(read_image(first)):
@@ -206,24 +210,24 @@ def _agreed(candidates: list[Path], what: str) -> Path:
 
 
 def choose_all(files: list[Path]) -> list[Item]:
-    """Every file under its own stem; where that is taken, with its folders' names or its suffix in front or behind."""
+    """Give each file its own stem as its place. If several have one stem, add the folders in front, or the suffix."""
     stems = Counter(file.stem.lower() for file in files)
     common = os.path.commonpath([file.parent.absolute() for file in files])
     items, taken = [], set()
     for file in files:
-        # A leading dot comes from a hidden folder that is itself the source; it would hide the image in the set.
+        # If the source itself is a hidden folder, the name starts with a dot, which would hide the image in the set.
         inner = "_".join(file.absolute().relative_to(common).with_suffix("").parts).lstrip(".")
         names = [inner, f"{inner}_{file.suffix[1:]}"] if stems[file.stem.lower()] > 1 else [file.stem]
         free = [name for name in names if name.lower() not in taken]
         if not free:
-            raise ValueError(f"{printable(str(file))} has the name of another image of the source; rename it")
+            raise ValueError(f"{printable(str(file))} has the same name as another image of the source; rename it")
         taken.add(free[0].lower())
         items.append(Item(file, free[0]))
     return items
 
 
 def repeated_pictures(name: str, digests: dict[str, str]) -> list[str]:
-    """Pictures that occur twice: a mistake in a set with known names or splits, a remark elsewhere."""
+    """Look for equal pictures. Raises ValueError in a set with known names; returns warnings for other sets."""
     places: dict[str, list[str]] = {}
     for place, digest in digests.items():
         places.setdefault(digest, []).append(place)
@@ -234,7 +238,7 @@ def repeated_pictures(name: str, digests: dict[str, str]) -> list[str]:
 
 
 def unlike_known(name: str, digests: dict[str, str]) -> list[str]:
-    """Warnings for pixels that are not the known ones, and for benchmark images among training images."""
+    """Warnings: a set's pixels are not the known ones, or training images include benchmark images."""
     known = known_digests().get(name)
     if not known:
         return _leaked(digests) if packed_folders(name) else []
@@ -263,7 +267,7 @@ def _is_by_folder(name: str) -> bool:
 
 
 def _as_named(stems: Iterable[str]) -> dict[str, str]:
-    """The places of images that go by their own names."""
+    """{stem: place} for images whose place is their stem."""
     return {stem: stem for stem in stems}
 
 
@@ -277,5 +281,5 @@ def first_few(names: Sequence[str], num_shown: int = 3) -> str:
 
 
 def printable(text: str) -> str:
-    """The text on one line: line breaks, control characters and bytes that are not UTF-8 as backslash escapes."""
+    """The text on one line. Line breaks, control characters and bytes that are not UTF-8 become backslash escapes."""
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)

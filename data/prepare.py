@@ -1,9 +1,9 @@
-"""Bringing a benchmark or training set into the layout that everything here reads, checked on the way.
+"""Checks a benchmark or training set and puts it into the folder layout that this project reads.
 
     <root>/classic5/*.png   live1/*.png   bsds500/{train,val,test}/*.jpg   div2k/*.png   icb/*   twitter/*   photos/*
 
-A set is built in a hidden folder beside its final place, packed if it is for training, and renamed when all of that has
-worked: an error or Ctrl-C leaves nothing behind. `data/known_sets.py` knows what belongs to which set.
+A set is built in a hidden folder beside its final place. Its training images are packed there. If all of that worked,
+the folder is renamed; an error or Ctrl-C leaves nothing behind. `data/known_sets.py` lists the images of each set.
 """
 
 import errno
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class PreparedSet:
-    """What `prepare` made: image counts by folder, sizes, and remarks that do not stop the work."""
+    """A set that `prepare` made: image counts by folder, sizes, and notes."""
 
     name: str
     folder: Path
@@ -55,7 +55,7 @@ class PreparedSet:
     packed: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """The summary, one finding a line."""
+        """The summary, as lines."""
         counts = ", ".join(str(count) if key == "." else f"{key} {count}" for key, count in self.counts.items())
         size = f"{self.megapixels:.1f} megapixels, {self.megabytes:.1f} MB"
         return [f"{self.name}: {counts} images, {size}, in {self.folder}", *self.notes, *self.packed]
@@ -74,13 +74,14 @@ def prepare(
 
     Args:
         name: one of `KNOWN_SETS`.
-        sources: a folder, .zip, .tar or .tgz, or several of them; searched with all subfolders.
-        link: make symbolic links instead of copies (folders only). Images that must be converted are written anyway.
-        force: replace a set that is already there.
-        pack_dir: where the training sets are packed into memory-mapped arrays.
+        sources: a folder, .zip, .tar or .tgz, or several of them. All their subfolders are searched.
+        root: folder of all sets.
+        link: make symbolic links instead of copies; only for folders. Images that must be converted are written.
+        force: replace a set that exists.
+        pack_dir: folder for the memory-mapped arrays of training images.
 
     Raises:
-        ValueError, OSError: one line with what is missing, broken or in the way. The set is then as it was before.
+        ValueError, OSError: one line that says what is missing, broken or in the way. An existing set stays as it was.
     """
     sources = [Path(source) for source in ([sources] if isinstance(sources, (str, Path)) else sources)]
     target = Path(root) / name
@@ -96,7 +97,7 @@ def prepare(
         made = _build(name, items, working, link=link, missing=missing, described=_names(sources))
         made.notes[:0] = notes
         made.folder = target
-        # Before the swap, so that the old set needs no way back when the disk is full or somebody presses Ctrl-C.
+        # Packed before the swap: if the disk is full or somebody presses Ctrl-C, the old set is still in place.
         for inner in packed_folders(name):
             _pack(working / "set", target, inner, pack_dir)
             made.packed.append(f"{(target / inner).as_posix()} is packed for training in {pack_dir}")
@@ -105,7 +106,7 @@ def prepare(
 
 
 def check_target(name: str, root: str | Path, *, force: bool) -> None:
-    """Refuse an unknown set, and one that is there already unless `force` is given.
+    """Refuse an unknown set, and, without `force`, a set that exists.
 
     Raises:
         ValueError: for an unknown name.
@@ -115,7 +116,7 @@ def check_target(name: str, root: str | Path, *, force: bool) -> None:
         raise ValueError(f"unknown set {name!r}; the sets are {', '.join(KNOWN_SETS)}")
     target = Path(root) / name
     if os.path.lexists(target) and not force:
-        raise FileExistsError(f"{target} is there already; add --force to replace it")
+        raise FileExistsError(f"{target} is there already; set force to replace it")
 
 
 def _check_sources(sources: list[Path], target: Path, link: bool) -> None:
@@ -123,7 +124,7 @@ def _check_sources(sources: list[Path], target: Path, link: bool) -> None:
         if not source.exists():
             raise FileNotFoundError(f"{source} does not exist; give a folder, .zip, .tar or .tgz of images")
         if link and not source.is_dir():
-            raise ValueError(f"--link needs a folder, and {source} is a file; leave --link out to copy from an archive")
+            raise ValueError(f"only a folder can be linked, and {source} is a file; copy its images instead")
         inner, outer = source.resolve(), target.resolve()
         if target.exists() and (inner.is_relative_to(outer) or outer.is_relative_to(inner)):
             raise ValueError(f"{source} and the set {target} to be replaced overlap; give a source outside of it")
@@ -136,7 +137,7 @@ def _check_pack_dir(pack_dir: Path, target: Path) -> None:
 
 @contextmanager
 def _working_folder(root: Path, name: str) -> Iterator[Path]:
-    """A hidden folder in `root`, on the same file system as the set, removed at the end however it comes."""
+    """A hidden folder in `root`, on the file system of the set. It is removed at the end, even after an error."""
     is_new_root = not root.exists()
     root.mkdir(parents=True, exist_ok=True)
     working = Path(tempfile.mkdtemp(prefix=f".{name}-unfinished-", dir=root))
@@ -149,19 +150,19 @@ def _working_folder(root: Path, name: str) -> Iterator[Path]:
 
 
 def _find(source: Path, unpacked: Path) -> list[Path]:
-    """Image files of one source, sorted, hidden files and folders left out. An archive is unpacked first."""
+    """Image files of one source, sorted. Hidden files and folders are skipped. An archive is unpacked first."""
     if not source.is_dir():
         extract_images(source, unpacked)
         source = unpacked
     found, seen = [], set()
     for folder, inner, names in os.walk(source, onerror=_say_left_out, followlinks=True):
-        if (real := os.path.realpath(folder)) in seen:  # a link back up would never end
+        if (real := os.path.realpath(folder)) in seen:  # a link to a parent folder would never end
             inner.clear()
             continue
         seen.add(real)
         inner[:] = sorted(each for each in inner if not each.startswith((".", "__MACOSX")))
         images = [Path(folder, each) for each in sorted(names) if is_image_name(Path(each))]
-        # A link that leads nowhere is kept and reported as broken. A pipe or a device is not: reading it may never end.
+        # A link to a missing file is kept, to be reported as broken. Pipes and devices are not: reading may never end.
         found += [path for path in images if os.path.isfile(path) or not os.path.exists(path)]
     return found
 
@@ -173,7 +174,7 @@ def _say_left_out(error: OSError) -> None:
 def _build(
     name: str, items: list[Item], working: Path, *, link: bool, missing: list[str], described: str
 ) -> PreparedSet:
-    """Read, check and place every image below `working`/set; raise one line for all that is missing and broken."""
+    """Read and check every image and put it below `working`/set. One error names all that is missing or broken."""
     built, broken, digests, num_pixels = working / "set", [], {}, 0
     for item in tqdm(items, desc=f"checking {name}", unit="image", disable=None, leave=False):
         try:
@@ -198,9 +199,9 @@ def _build(
 
 
 def _pack(built: Path, target: Path, inner: str, pack_dir: str | Path) -> None:
-    """Pack `built`/`inner` as what it will be after the swap, `target`/`inner`."""
+    """Pack the folder `built`/`inner` so that the pack is found for `target`/`inner`, its path after the swap."""
     try:
-        # `target` itself may be a link, which the swap replaces.
+        # `target` may be a link, and the swap replaces that link. So only its parent is resolved.
         open_store(built / inner, pack_dir, final_folder=target.parent.resolve() / target.name / inner)
     except OSError as error:
         reason = "the disk is full" if error.errno == errno.ENOSPC else error
@@ -210,7 +211,7 @@ def _pack(built: Path, target: Path, inner: str, pack_dir: str | Path) -> None:
 
 
 def _as_published(name: str, image: np.ndarray, source: Path) -> np.ndarray:
-    """A copy of a gray set stored as RGB with three equal channels is taken back to one."""
+    """The image with one channel if the set is gray. Raises ValueError if it is in colour then."""
     if not KNOWN_SETS[name].is_gray or image.ndim == 2:
         return image
     if (image != image[:, :, :1]).any():
@@ -219,7 +220,7 @@ def _as_published(name: str, image: np.ndarray, source: Path) -> np.ndarray:
 
 
 def _put(name: str, item: Item, image: np.ndarray, working: Path, *, link: bool) -> None:
-    """Place one image: linked, moved (when it was unpacked for us), copied, or written as PNG where the set has PNG."""
+    """Put one image into the set: link, copy or convert to PNG as the set needs; images of an archive are moved."""
     built = working / "set"
     suffix = item.source.suffix.lower()
     if KNOWN_SETS[name].is_png and (suffix != ".png" or stored_axes(item.source) != image.ndim):
@@ -247,7 +248,7 @@ def _names(sources: list[Path]) -> str:
 
 
 def _swap_in(built: Path, target: Path, working: Path) -> None:
-    """Rename the finished set into place; an older one steps aside first and comes back if the rename fails."""
+    """Rename the finished set into place. An older set is moved away first, and moved back if the rename fails."""
     if not os.path.lexists(target):
         os.rename(built, target)
         return
@@ -255,7 +256,7 @@ def _swap_in(built: Path, target: Path, working: Path) -> None:
     try:
         os.rename(target, old)
         os.rename(built, target)
-    except BaseException:  # Ctrl-C too, which may come between the two
+    except BaseException:  # includes Ctrl-C between the two renames
         if os.path.lexists(old) and not os.path.lexists(target):
             os.rename(old, target)
         raise

@@ -1,7 +1,7 @@
-"""BSDS500's three splits, as Berkeley published them: 200 training, 100 validation and 200 test images.
+"""The three splits of BSDS500, as Berkeley published them: 200 training, 100 validation and 200 test images.
 
-The file name alone decides which split an image belongs to. So a training folder that is offered for testing is
-noticed, whatever the folder is called.
+The file name alone decides the split of an image. So training images are refused as test images, whatever their folder
+is called.
 """
 
 import json
@@ -13,7 +13,7 @@ BSDS500_SPLITS = ("train", "val", "test")
 
 
 def bsds500_split(stem: str) -> str | None:
-    """The split of a BSDS500 image, `train`, `val` or `test`; None for a name that is no BSDS500 image."""
+    """The split of a BSDS500 image: `train`, `val` or `test`. None if no BSDS500 image has this name."""
     return _split_of_stem().get(stem)
 
 
@@ -23,10 +23,10 @@ def bsds500_stems(split: str) -> frozenset[str]:
 
 
 def refuse_other_split(paths: Iterable[str | Path], wanted: str) -> None:
-    """Refuse BSDS500 images of another split than the wanted one. Other images pass.
+    """Refuse images of BSDS500 that are not of the wanted split. Images of other sets are accepted.
 
     Raises:
-        ValueError: naming the first such image, its split and how many there are.
+        ValueError: names the first such image, its split and how many there are.
     """
     if wanted not in BSDS500_SPLITS:
         raise ValueError(f"split must be one of {', '.join(BSDS500_SPLITS)}, got {wanted!r}")

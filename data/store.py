@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class PixelStore:
-    """Read-only RGB images of one pack; item i is an (H, W, 3) uint8 view into the memory map."""
+    """Read-only RGB images of one pack. Item i is an (H, W, 3) uint8 view into the memory map."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -45,7 +45,7 @@ class PixelStore:
         return self._pixels[start : start + height * width * 3].reshape(height, width, 3)
 
     def first(self, count: int | None) -> "PixelStore":
-        """The same pack, its first `count` images only; None for all."""
+        """The same pack with only its first `count` images; None means all."""
         part = copy.copy(self)
         part.names, part.shapes, part._offsets = self.names[:count], self.shapes[:count], self._offsets[:count]
         return part
@@ -62,8 +62,10 @@ def open_store(
     Several processes may call this at once. Each writes a temporary folder, and the first to rename it wins.
 
     Args:
-        final_folder: absolute path without links that `folder` will be renamed to afterwards. The pack is then the one
-            that is found for that folder.
+        folder: folder of images.
+        pack_dir: folder of the packs.
+        final_folder: absolute path, without links, that `folder` will be renamed to later. The pack is then found
+            under that path.
 
     Raises:
         FileNotFoundError: if the folder is missing.
@@ -82,7 +84,7 @@ def _digest(paths: list[Path], present: Path, final: Path) -> str:
     digest = hashlib.sha256()
     for path in paths:
         status, place = path.stat(), path.resolve()
-        if place.parent == present:  # not so for a link: the file that it leads to stays where it is
+        if place.parent == present:  # a link points to another folder, whose files stay where they are
             place = final / place.name
         digest.update(f"{place}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:12]
@@ -101,7 +103,7 @@ def _pack(paths: list[Path], target: Path, described: Path) -> None:
                 offsets.append(position)
                 position += file.write(np.ascontiguousarray(pixels).data)
         (working / "index.json").write_text(json.dumps({"names": names, "shapes": shapes, "offsets": offsets}))
-        working.chmod(0o755)  # mkdtemp's 0700 would lock out others who share the folder
+        working.chmod(0o755)  # mkdtemp sets 0700, but other users may share the folder
         try:
             os.rename(working, target)
         except OSError:

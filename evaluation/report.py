@@ -10,7 +10,7 @@ Rows = list[list[str]]  # the first row is the header
 
 
 class Section(NamedTuple):
-    """A titled table with lines to print below it."""
+    """A table with its title, and lines to print below it."""
 
     title: str
     rows: Rows
@@ -18,7 +18,7 @@ class Section(NamedTuple):
 
 
 def as_text(section: Section) -> str:
-    """Aligned columns for the terminal: words to the left, numbers to the right."""
+    """The section for the terminal. Columns are aligned: words to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*section.rows, strict=True)]
     is_words = [
         not any(cell.lstrip("+-")[:1].isdigit() for cell in column[1:]) for column in zip(*section.rows, strict=True)
@@ -34,7 +34,7 @@ def as_text(section: Section) -> str:
 
 
 def as_markdown(section: Section) -> str:
-    """The same as a Markdown table under a bold title."""
+    """The section as a Markdown table under a bold title."""
     header, *body = ["| " + " | ".join(row) + " |" for row in section.rows]
     rule = "|" + "---|" * len(section.rows[0])
     notes = [line for note in section.notes for line in ("", note)]

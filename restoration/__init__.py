@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from restoration.networks.restorer import Restorer
 
-# Both import what they need when they are called: `restoration.networks` must be usable with torch alone.
+# Both functions import when they are called, because `restoration.networks` must work with torch alone.
 
 
 def load(name_or_path: str | Path) -> Restorer:
@@ -24,7 +24,7 @@ def load(name_or_path: str | Path) -> Restorer:
 
     Raises:
         FileNotFoundError: if there is no such name or file.
-        ValueError: if the file is damaged or holds no restoration network.
+        ValueError: if the file is damaged or has no restoration network.
     """
     from restoration.weights import load_restorer
 
@@ -32,18 +32,18 @@ def load(name_or_path: str | Path) -> Restorer:
 
 
 def restore_array(restorer: Restorer, image: np.ndarray) -> np.ndarray:
-    """Restore an image of any size, in tiles where it is large, as `test.py restore` does.
+    """Restore an image of any size. Large images are restored in tiles.
 
     Args:
-        restorer: from `load`; it runs where its parameters are, in the precision of the surrounding autocast.
+        restorer: from `load`. It runs on the device of its parameters, in the precision of the surrounding autocast.
         image: (H, W, 3) uint8 RGB, or (H, W) uint8 or uint16 gray, decoded from a JPEG. A luma network leaves the
             chroma of a colour image as it is; a colour network restores gray images too.
 
     Returns:
-        The restored image, of the shape and type of `image`.
+        The restored image, with the shape and type of `image`.
 
     Raises:
-        ValueError: if the array is no such image.
+        ValueError: if the array is not such an image.
         FloatingPointError: if the network's output is not finite.
     """
     from restoration.photos import Photo, restore_photo

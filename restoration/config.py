@@ -1,4 +1,4 @@
-"""Stage 2's configuration."""
+"""The configuration of stage 2."""
 
 import math
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ class LossConfig:
 
     Args:
         fft_weight: lambda of Eq. 10, >= 0.
-        fft_norm: scaling of the transform as torch.fft names it; "backward", none, is the paper's.
+        fft_norm: scaling of the transform, as in torch.fft. The paper uses "backward", which means no scaling.
     """
 
     fft_weight: float = 0.1
@@ -31,10 +31,10 @@ class ValidationConfig:
     """How the network is measured while it trains.
 
     Args:
-        qualities: as data.qualities.
-        num_images: how many of the validation images, the first by name; null: all.
-        crop_size_px: measure on the top left corner of this size only, in pixels; null: whole images.
-        num_pictures: how many strips of input, output and truth go to TensorBoard.
+        qualities: JPEG qualities, in the form of data.qualities.
+        num_images: how many of the validation images are used, the first by name; null: all.
+        crop_size_px: only the top left corner of this size is measured, in pixels; null: whole images.
+        num_pictures: how many strips of input, output and clean image are written to TensorBoard.
     """
 
     qualities: list[int | str] = field(default_factory=lambda: [10, 20, 30, 40])
@@ -53,18 +53,17 @@ class RestorerConfig:
     """Stage 2.
 
     Args:
-        encoder: weight file of the quality encoder, `encoder.safetensors` of a stage 1 run; not read where
-            `initial_weights` bring theirs.
+        encoder: weight file of the quality encoder, `encoder.safetensors` of a stage 1 run. Not read if the encoder
+            comes with `initial_weights`.
         trainer: how long, where, what is written.
         network: which restoration network.
         data: training patches.
         loss: reconstruction loss.
         optim: optimiser and schedule.
-        validation: measurement on the way.
-        initial_weights: trained weights, by name or file, to go on from under a new schedule. The network must be the
-            configured one, and brings its own encoder; or have fewer residual blocks (those added start as the
-            identity), or be for luma where RGB is configured (the encoder is then the configured one). Empty:
-            untrained.
+        validation: how the network is measured while it trains.
+        initial_weights: trained weights, by name or file, to start from, under a new schedule. Their network must equal
+            the configured one, or have fewer residual blocks; new blocks start as the identity. It brings its encoder.
+            It may also be for luma although RGB is configured; `encoder` is then used. If empty: start untrained.
     """
 
     encoder: str

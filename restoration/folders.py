@@ -1,4 +1,4 @@
-"""Many photos: which files are restored, where each goes, and one after the other with progress."""
+"""Restoring many photos: choose the files and their outputs, then restore one after the other, with progress."""
 
 import os
 import sys
@@ -21,24 +21,24 @@ from restoration.tiling import TILE_PX
 PHOTO_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm",
 )  # fmt: skip
-# An image, (H, W) or (H, W, 3), uint8 or uint16 -> the quality, 1..100, and its standard error.
+# image (H, W) or (H, W, 3), uint8 or uint16 -> its JPEG quality, 1..100, and the standard error of that
 QualityEstimator = Callable[[np.ndarray], tuple[float, float]]
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} photos [{elapsed}<{remaining}]"
 
 
 class Job(NamedTuple):
-    """One photo to restore, and the PNG file that it becomes."""
+    """One photo to restore, and the PNG file to write."""
 
     source: Path
     target: Path
 
 
 class PhotoRestorer(NamedTuple):
-    """What restores photos.
+    """A network that restores photos, and a function that reads their quality.
 
     Attributes:
-        restorer: a `Restorer` in eval mode; it runs on its device, in the precision of the surrounding autocast.
-        read_quality: gives a photo's quality and its standard error; None where neither is to be printed.
+        restorer: a `Restorer` in eval mode. It runs on its device, in the precision of the surrounding autocast.
+        read_quality: gives the quality of a photo and its standard error; if None, no quality is printed.
     """
 
     restorer: nn.Module
@@ -46,18 +46,18 @@ class PhotoRestorer(NamedTuple):
 
 
 def plan(inputs: Sequence[str | Path], output: str | Path, *, overwrite: bool = False) -> list[Job]:
-    """Decide which files to restore and where each goes; nothing is written.
+    """Decide which files to restore and which file each becomes. Nothing is written.
 
     Args:
-        inputs: image files, and folders, which are searched with their sub-folders. Hidden files are left out, and so
-            is the output folder where it lies within one.
-        output: the folder to write to. Sub-folders are kept; `a.jpg` becomes `a.png`, or `a.jpg.png` where another
-            input (`a.gif`) would have that name too.
-        overwrite: whether outputs that exist may be replaced. Inputs never are.
+        inputs: image files, and folders. Folders are searched with their sub-folders. Hidden files are skipped. If the
+            output folder is inside an input folder, it is skipped too.
+        output: the folder to write to. Sub-folders are kept. `a.jpg` becomes `a.png`; it becomes `a.jpg.png` if another
+            input, such as `a.gif`, would also become `a.png`.
+        overwrite: whether existing outputs may be replaced. Inputs are never replaced.
 
     Raises:
         FileNotFoundError, ValueError: if an input is missing, or a folder holds no photo.
-        ValueError: if two inputs would be written to one file, or an output is one of the inputs.
+        ValueError: if two inputs would be written to the same file, or if an output is one of the inputs.
         FileExistsError: if outputs exist and `overwrite` is false.
     """
     output = Path(output)
@@ -77,12 +77,12 @@ def plan(inputs: Sequence[str | Path], output: str | Path, *, overwrite: bool = 
             raise ValueError(f"{target} is an input and would be replaced; give another output folder")
     if existing and not overwrite:
         count = f"{len(existing)} of {len(jobs)} outputs" if len(jobs) > 1 else "the output"
-        raise FileExistsError(f"{existing[0]} exists ({count}); add --overwrite, or give another output folder")
+        raise FileExistsError(f"{existing[0]} exists ({count}); allow overwriting, or give another output folder")
     return list(jobs.values())
 
 
 def make_folder(folder: str | Path) -> None:
-    """Make the output folder and try it, before any work is spent.
+    """Make the output folder and try to write to it, before any other work.
 
     Raises:
         ValueError: if it cannot be made or written to.
@@ -99,18 +99,18 @@ def make_folder(folder: str | Path) -> None:
 def restore_files(
     gray: PhotoRestorer, color: PhotoRestorer, jobs: Sequence[Job], *, tile_px: int = TILE_PX
 ) -> list[str]:
-    """Restore photos; those that fail are left out and the others still restored.
+    """Restore photos. If one fails, the others are still restored.
 
-    Prints the JPEG quality that each photo is read to have, `a.jpg: JPEG quality about 23 +- 4`. Shows a progress bar
-    on a terminal, and prints a further line per photo elsewhere.
+    Prints the JPEG quality that is read from each photo: `a.jpg: JPEG quality about 23 +- 4`. Shows a progress bar on a
+    terminal; elsewhere, prints one more line per photo.
 
     Args:
-        gray, color: for photos without colour, and with; may be one and the same.
-        jobs: from `plan`, with the output folder made.
+        gray, color: the networks for photos without and with colour; they may be the same.
+        jobs: from `plan`. The output folder exists.
         tile_px: see `restoration.tiling`.
 
     Returns:
-        One line per photo that could not be restored, naming it and the reason.
+        One line for each photo that could not be restored, with its name and the reason.
     """
     failures = []
     with tqdm(total=len(jobs), disable=None, bar_format=_BAR) as bar:
@@ -118,7 +118,7 @@ def restore_files(
             bar.set_description_str(job.source.name)
             try:
                 done = _restore(gray, color, job, bar, tile_px=tile_px)
-            # Whatever happens to one photo, also what nobody thought of, the others are to be restored.
+            # Any error, even an unexpected one, must not stop the other photos.
             except Exception as error:
                 message = _reason(error, tile_px)
                 failures.append(message if str(job.source) in message else f"{job.source}: {message}")
@@ -130,7 +130,7 @@ def restore_files(
 
 
 def _restore(gray: PhotoRestorer, color: PhotoRestorer, job: Job, bar: tqdm, *, tile_px: int) -> str:
-    """Restore one photo; the line that says so. Nothing of it stays in memory."""
+    """Restore and write one photo, and return a line about it. Nothing of the photo stays in memory."""
     started = time.perf_counter()
     photo = read_photo(job.source)
     restorer, read_quality = color if has_color(photo) else gray
@@ -149,10 +149,10 @@ def _reason(error: Exception, tile_px: int) -> str:
     """Why a photo was not restored, in one line."""
     message = " ".join(str(error).split())
     if isinstance(error, torch.OutOfMemoryError):
-        return f"no GPU memory left with tiles of {tile_px} pixels; make --tile smaller"
-    # torch has no error of its own for main memory.
+        return f"no GPU memory left with tiles of {tile_px} pixels; use smaller tiles"
+    # torch raises a plain RuntimeError if main memory runs out.
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in message:
-        return f"not enough memory with tiles of {tile_px} pixels; make --tile smaller, or cut the picture into parts"
+        return f"not enough memory with tiles of {tile_px} pixels; use smaller tiles, or cut the picture into parts"
     if isinstance(error, (ValueError, OSError, FloatingPointError)):
         return message
     place = traceback.extract_tb(error.__traceback__)[-1]
@@ -160,7 +160,7 @@ def _reason(error: Exception, tile_px: int) -> str:
 
 
 def _find(inputs: Sequence[str | Path], output: Path) -> Iterator[tuple[Path, Path]]:
-    """(file, its path within the output folder) of everything asked for."""
+    """Every file to restore, with its path relative to the output folder."""
     for given in map(Path, inputs):
         if given.is_file():
             yield given, Path(given.name)
@@ -168,7 +168,7 @@ def _find(inputs: Sequence[str | Path], output: Path) -> Iterator[tuple[Path, Pa
         if not given.is_dir():
             raise FileNotFoundError(f"{given} does not exist; give image files, or folders of them")
         found = sorted(path for path in given.rglob("*") if _is_photo(path.relative_to(given)) and path.is_file())
-        if output.resolve() != given.resolve():  # what was restored before, in a folder within this one, is no input
+        if output.resolve() != given.resolve():  # earlier outputs, in a folder inside this one, are not inputs
             found = [path for path in found if output.resolve() not in path.resolve().parents]
         if not found:
             raise ValueError(f"{given} holds no photos; files ending in {', '.join(PHOTO_SUFFIXES)} are restored")
@@ -180,13 +180,13 @@ def _is_photo(relative: Path) -> bool:
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    """What two names of one file have in common: links, and `A.png` for `a.png` where case does not count."""
+    """The same for all names of one file: links, or `A.png` and `a.png` on a system that ignores case."""
     status = path.stat()
     return status.st_dev, status.st_ino
 
 
 def _described(photo: Photo, channels: int) -> str:
-    """What was restored, for the line of a photo."""
+    """The end of the line about a photo: what was restored in it."""
     if photo.pixels.ndim == 2:
         return "16-bit gray" if photo.pixels.dtype == np.uint16 else "gray"
     return "luma restored, chroma as it was" if channels == 1 else "colour"

@@ -1,4 +1,4 @@
-"""Stage 2's network and its loss in one module; what trains, and what the benchmark times."""
+"""Stage 2's network and its loss in one module. The training script and the benchmark share it."""
 
 from torch import Tensor, nn
 
@@ -12,7 +12,7 @@ class RestorationObjective(nn.Module):
     Args:
         restorer: the network.
         fft_weight: lambda of Eq. 10, >= 0.
-        fft_norm: scaling of the transform, as `losses.reconstruction.fft_loss` takes it.
+        fft_norm: scaling of the transform, as in `losses.reconstruction.fft_loss`.
     """
 
     def __init__(self, restorer: Restorer, *, fft_weight: float = 0.1, fft_norm: str = "backward") -> None:
@@ -22,6 +22,6 @@ class RestorationObjective(nn.Module):
         self.fft_norm = fft_norm
 
     def forward(self, degraded: Tensor, clean: Tensor) -> dict[str, Tensor]:
-        """Named losses of a batch: (N, C, H, W) in [0, 1] each."""
+        """Named losses of a batch. Both images are (N, C, H, W) in [0, 1]."""
         restored = self.restorer(degraded)
         return reconstruction_loss(restored, clean, fft_weight=self.fft_weight, fft_norm=self.fft_norm)

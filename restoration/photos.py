@@ -1,8 +1,8 @@
-"""One photo: what is read of its file, what a network changes in it, what is written.
+"""One photo: reading its file, restoring its pixels, writing it.
 
-A photo becomes a PNG, so that nothing is lost by coding it anew. Size, transparency, colour profile and EXIF data come
-along; pixels are not rotated, the EXIF orientation goes on saying how they lie. 16-bit gray stays 16-bit; 16-bit colour
-is read by Pillow, and so restored, at 8 bits. A TIFF's own tags are not carried over (Pillow applies its orientation).
+A photo is written as PNG, so that coding it again loses nothing. Its size, transparency, colour profile and EXIF data
+are kept. Pixels are not rotated; the EXIF orientation is kept with the EXIF data. 16-bit gray stays 16-bit. 16-bit
+colour becomes 8-bit, because Pillow reads it so. The tags of a TIFF are not kept; Pillow applies its orientation.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,37 +23,42 @@ from restoration.tiling import CHANGE_BLOCK_PX, TILE_PX, restore_strips
 LUMA = FULL_WEIGHTS.astype(np.float32)  # JFIF's Y, full range: the plane that a colour JPEG codes
 
 MAX_PIXELS = 2**29  # Pillow refuses pictures of twice as many, about a gigapixel
-# Main memory that a photo takes, in bytes a pixel, the network's own for one tile left out. Measured with 64 megapixels
-# (8000x8000 and 32000x2000), and rounded up: at most 16 to read it (WebP; others less); then 8 for all pixels, and for
-# those of a row of tiles 19 (luma network) or 37 (colour network) more.
+# Main memory for restoring a photo, in bytes a pixel, without the memory that the network needs for one tile. Measured
+# with 64 megapixels (8000x8000 and 32000x2000) and rounded up. Reading takes at most 16 (WebP; others less). Then
+# all pixels take 8, and those of one row of tiles another 19 (luma network) or 37 (colour network).
 READING_BYTES, RESTORING_BYTES, ROW_BYTES = 16, 8, 40
-STRIP_PIXELS = 2**22  # of which a large picture is converted at a time
+STRIP_PIXELS = 2**22  # a large picture is converted in strips of about this size
 METRES_PER_INCH = 0.0254
 
-_METADATA = ("exif", "icc_profile", "dpi")  # as Pillow calls them, in what it read and when it writes
-_FOREIGN_PROFILE = ("CMYK", "LAB")  # modes whose colour profile does not describe the RGB made of them
+_METADATA = ("exif", "icc_profile", "dpi")  # Pillow's names, for reading and for writing
+_FOREIGN_PROFILE = ("CMYK", "LAB")  # modes whose colour profile does not fit the RGB pixels made from them
 
 
 class Photo(NamedTuple):
-    """A picture and what travels with it."""
+    """A picture, with the data of its file that are kept."""
 
     pixels: np.ndarray  # gray: (H, W), uint8 or uint16; colour: (H, W, 3) uint8
     alpha: np.ndarray | None  # (H, W) uint8
-    metadata: dict[str, Any]  # what Pillow is to write beside the pixels
+    metadata: dict[str, Any]  # written by Pillow beside the pixels
 
 
 def restore_photo(
     restorer: nn.Module, photo: Photo, *, tile_px: int = TILE_PX, on_tile: Callable[[float], None] | None = None
 ) -> Photo:
-    """The photo with restored pixels; all else as it was.
+    """The photo with restored pixels; its other data stay the same.
 
-    What the network changes is added to the pixels as they are. A luma network sees Y of a colour photo (JFIF's, full
-    range, not rounded), and its change of Y is added to R, G and B alike: that leaves the chroma, Cb and Cr, as it was,
-    and gives back the very same RGB where Y does not change. A colour network sees a gray photo as three equal
-    channels, and the luma of its change is added.
+    The change that the network makes is added to the stored pixels. A luma network gets Y of a colour photo (JFIF's,
+    full range, not rounded). Its change of Y is added to R, G and B alike. This keeps the chroma, Cb and Cr, and keeps
+    RGB exactly where Y does not change. A colour network gets a gray photo as three equal channels; the luma of its
+    change is added.
+
+    Args:
+        restorer: a `Restorer` in eval mode. It runs on its device, in the precision of the surrounding autocast.
+        photo: as read; it is not changed.
+        tile_px, on_tile: as in `restoration.tiling.restore_strips`.
 
     Raises:
-        ValueError: if the tile size does not fit.
+        ValueError: if the tile size is not allowed.
         FloatingPointError: if the network's output is not finite.
     """
     pixels = photo.pixels
@@ -62,7 +67,7 @@ def restore_photo(
     def read(rows: slice) -> torch.Tensor:
         return _as_seen(pixels[rows], restorer.channels)
 
-    # Strip by strip: floating point copies of a large photo would take ten times the memory of its pixels.
+    # In strips, because floating point copies of a large photo would take ten times the memory of its pixels.
     restored = np.empty_like(pixels)
     for strip in restore_strips(restorer, read, pixels.shape[:2], tile_px=tile_px, on_tile=on_tile):
         change = np.ascontiguousarray((strip.restored - strip.seen)[0].permute(1, 2, 0).numpy())  # (h, W, channels)
@@ -73,13 +78,13 @@ def restore_photo(
 
 
 def read_photo(path: str | Path) -> Photo:
-    """Read a photo with what travels with it.
+    """Read a photo, with the data of its file that are kept.
 
-    Palettes are looked up, a colour that stands for transparency becomes an alpha channel, CMYK becomes RGB.
+    Palettes and CMYK become RGB. A colour that means "transparent" becomes an alpha channel.
 
     Raises:
-        ValueError: if the file is damaged, no image, of several pictures, of unsupported depth, or so large that
-            restoring it would take more memory than there is.
+        ValueError: if the file is damaged, is not an image, holds several pictures, has an unsupported depth, or is so
+            large that restoring it would need more memory than is free.
         OSError: if it cannot be opened.
     """
     with opened_image(path, max_pixels=MAX_PIXELS) as opened:
@@ -90,14 +95,14 @@ def read_photo(path: str | Path) -> Photo:
 
 
 def has_color(photo: Photo) -> bool:
-    """Whether any pixel is other than gray. Gray stored as three equal channels is gray."""
+    """Whether any pixel is not gray. A photo with three equal channels is gray."""
     pixels = photo.pixels
-    # Row by row: it ends early, and a large photo needs no second array of its size.
+    # Row by row, so that it can stop early and needs no second array of the photo's size.
     return pixels.ndim == 3 and any(bool((row[:, 1:] != row[:, :1]).any()) for row in pixels)
 
 
 def save_photo(photo: Photo, path: str | Path) -> None:
-    """Write a photo as PNG, so that `path` is either what it was or the whole new file."""
+    """Write a photo as PNG. If that fails, `path` stays as it was. Makes missing folders."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     planes = photo.pixels if photo.alpha is None else np.dstack([photo.pixels, photo.alpha])
@@ -106,7 +111,7 @@ def save_photo(photo: Photo, path: str | Path) -> None:
 
 
 def _as_seen(pixels: np.ndarray, channels: int) -> torch.Tensor:
-    """What a restorer of so many channels is given of pixels (h, W) or (h, W, 3): (1, channels, h, W) in [0, 1]."""
+    """Pixels (h, W) or (h, W, 3) as the input of a restorer: (1, channels, h, W) in [0, 1]."""
     seen = pixels.astype(np.float32).reshape(*pixels.shape[:2], -1)  # (h, W, 1 or 3)
     seen /= np.iinfo(pixels.dtype).max
     if channels == 1 and pixels.ndim == 3:
@@ -118,7 +123,7 @@ def _as_seen(pixels: np.ndarray, channels: int) -> torch.Tensor:
 
 def _refuse_several(opened: Image.Image) -> None:
     num_pictures = getattr(opened, "n_frames", 1)
-    # MPO, as phones and cameras write it, is a JPEG photo followed by its previews or its other eye's view.
+    # MPO is written by phones and cameras: a JPEG photo, then previews or the second picture of a stereo pair.
     if num_pictures > 1 and opened.format != "MPO":
         raise Unsupported(f"holds {num_pictures} pictures (an animation, or pages); only single ones are restored")
 
@@ -164,7 +169,7 @@ def _as_photo(opened: Image.Image) -> Photo:
 
 
 def _strips(opened: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
-    """Some rows at a time: converting a large picture at once would take several times its memory."""
+    """A picture in strips of rows. Converting a large picture whole would take several times its memory."""
     num_rows = max(1, STRIP_PIXELS // opened.width)
     for top in range(0, opened.height, num_rows):
         bottom = min(top + num_rows, opened.height)
@@ -172,7 +177,7 @@ def _strips(opened: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
 
 
 def _is_writable(dpi: Any) -> bool:
-    """Whether PNG can keep a resolution: as pixels a metre, up to 31 bits. Files also name 0/0 or 4294967295."""
+    """Whether PNG can store a resolution: pixels per metre, in 31 bits. Some files say 0/0 or 4294967295."""
     try:
         per_metre = [int(value / METRES_PER_INCH + 0.5) for value in dpi]
     except (TypeError, ValueError, ArithmeticError):

@@ -1,7 +1,7 @@
 """The authors' weight files (`deblock_gray.pth`, `deblock_color.pth`), loaded into `PaperRestorer`.
 
-The files are state dicts of 612 tensors under the release's module names; the table below says which module of ours
-each belongs to. Nothing is skipped and nothing is left at its initial value.
+The files are state dicts of 612 tensors, with the module names of the release. The table below gives our module for
+each of them. Every tensor of the file is used, and every tensor of the network is set.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ _FINGERPRINT = ("E.conv1.weight", "AFFs.0.conv.0.main.0.weight", "invertible1.F.
 
 
 def is_released(state_dict: Mapping[str, Any]) -> bool:
-    """Whether the tensor names are those of the authors' network (complete or not)."""
+    """Whether the tensor names are those of the authors' network. Some may be missing."""
     return all(name in state_dict for name in _FINGERPRINT)
 
 
@@ -25,10 +25,10 @@ def load_released(state_dict: Mapping[str, Tensor]) -> PaperRestorer:
     """The released network with the authors' weights, in eval mode.
 
     Args:
-        state_dict: what their file holds; gray or colour is read from its shapes.
+        state_dict: the content of their file. Its shapes tell whether it is for gray or for colour.
 
     Raises:
-        ValueError: if a tensor is missing, unknown or of another shape; the message names the first.
+        ValueError: if a tensor is missing, is unknown, or has another shape or type. The message names the first.
     """
     channels = _image_channels(state_dict)
     restorer = PaperRestorer(QualityEncoder(channels), channels, released_fusion=True)
@@ -46,7 +46,7 @@ def load_released(state_dict: Mapping[str, Tensor]) -> PaperRestorer:
 
 
 def released_name(name: str) -> str:
-    """The release's name of one of `PaperRestorer`'s tensors."""
+    """The name in the release of a tensor of `PaperRestorer`."""
     for ours, theirs in _released_modules():
         if name.startswith(f"{ours}."):
             return theirs + name.removeprefix(ours)
@@ -89,7 +89,7 @@ def _released_modules() -> Iterator[tuple[str, str]]:
         for ours, theirs in (("phi1", "F"), ("phi2", "H"), ("phi3", "G")):
             yield f"stages.{index}.fusion.{ours}.body", f"invertible{index + 1}.{theirs}.main"
         yield f"stages.{index}.merge", f"{stage}.0"
-        for group in range(num_groups):  # theirs count from 1: the stage's first convolution is number 0
+        for group in range(num_groups):  # theirs count from 1; number 0 is the first convolution of the stage
             for ours, theirs in _GROUP_MODULES.items():
                 yield f"stages.{index}.groups.{group}.{ours}", f"{stage}.{group + 1}.{theirs}"
     for index in range(len(POOLING_WINDOWS_PX)):

@@ -1,8 +1,8 @@
-"""Images of any size through a restoration network: overlapping tiles, blended so that no seam shows.
+"""Restores images of any size, in overlapping tiles that are blended so that no seam shows.
 
-An image that the network would hardly change comes back as it was. The image stays where it is, usually in main
-memory; the network's device holds one tile at a time. Images are restored from top to bottom, a row of tiles at a time,
-so that a large photo is never held as a whole in floating point.
+An image that the network would hardly change is returned as it was. The image stays where it is, usually in main
+memory; only one tile at a time is on the network's device. An image is restored from top to bottom, one row of tiles at
+a time, so a large photo is never held as a whole in floating point.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,34 +14,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Tiles start at multiples of 32: there the 8x8 JPEG grid, the 16x16 units of 4:2:0 colour, the strides of the networks
-# and the largest pooling window of `paper` have the phase that they have in the whole image.
+# Tiles start at multiples of 32. Then the 8x8 JPEG grid, the 16x16 units of 4:2:0 colour, the strides of the networks
+# and the largest pooling window of `paper` lie in a tile as they lie in the whole image.
 ALIGNMENT_PX = 32
-# No image of Classic5, LIVE1 or BSDS500 is larger, so those go in whole. The widest of our networks, `paper`, keeps at
-# most 18.5 maps of 64 channels alive, which is 2.6 GiB of float32 at this size (counted; the libraries' scratch comes
-# on top): a GPU of 24 GB, and usually a laptop, has room for that, whatever the photo's size.
+# No image of Classic5, LIVE1 or BSDS500 is larger, so those are restored whole. Our widest network, `paper`, needs at
+# most 18.5 maps of 64 channels at once: 2.6 GiB of float32 at this size (counted; the libraries need some more). A GPU
+# with 24 GB has room for that, and usually a laptop, whatever the size of the photo.
 TILE_PX = 768
-# Neighbours share 64 pixels. The outer 16 of each are ignored, since there the network saw its own zero padding in
-# place of the picture; over the 32 between, one fades into the other.
+# Neighbours share 64 pixels. The outer 16 of each tile are ignored, because the network saw zero padding beside them in
+# place of the picture. Over the 32 pixels between, one tile fades into the other.
 OVERLAP_PX = 64
-# Near quality 100 our networks add more error than the coding did: what they take for artifacts there is mostly the
-# picture's own. So an image of which no block of 64x64 pixels would change by this much, root mean square in grey
-# levels of 255, is left alone. By blocks, because a damaged line of text on a large white page must not be averaged
-# away.
+# Near quality 100 our networks add more error than the coding did, because they take details of the picture for
+# artifacts. So an image is left alone if no block of 64x64 pixels would change by this much: root mean square, in grey
+# levels of 255. The change is measured in blocks, so that a damaged line of text on a large white page still counts.
 # configs/restorer/README.md says how the number was chosen.
 LEAST_CHANGE = 1.7
 CHANGE_BLOCK_PX = 64
 
 
 class Strip(NamedTuple):
-    """Some rows of a batch of images, all columns.
+    """Some rows of a batch of images, in full width.
 
     Attributes:
-        rows: which rows.
-        seen: (N, C, h, W) float32, the images there.
-        restored: (N, C, h, W) float32, what the network makes of them.
-        is_worth_it: (N,) bool, whether the image, as far as the end of this strip, would change by `LEAST_CHANGE`. The
-            last strip's holds for the whole image.
+        rows: the rows of the images.
+        seen: (N, C, h, W), the images in these rows, as `read` gave them.
+        restored: (N, C, h, W) float32, the output of the network in these rows.
+        is_worth_it: (N,) bool, whether a block of the image, from the top to the end of this strip, changes by at least
+            `LEAST_CHANGE`. The value of the last strip is that of the whole image.
     """
 
     rows: slice
@@ -58,19 +57,19 @@ def restore_image(
     tile_px: int = TILE_PX,
     overlap_px: int = OVERLAP_PX,
 ) -> np.ndarray:
-    """Restore an image; runs on the restorer's device and in the precision of the surrounding autocast.
+    """Restore an image, on the restorer's device and in the precision of the surrounding autocast.
 
     Args:
         restorer: a `Restorer`, in eval mode.
-        image: uint8, (H, W) for a restorer of one channel, (H, W, 3) for three; any size from one pixel up.
-        guide: uint8, a second image of this shape, where the restorer takes one.
+        image: uint8, (H, W) if the restorer has one channel, (H, W, 3) if it has three; of any size from one pixel up.
+        guide: uint8, a second image of the same shape, for a restorer that takes one.
         tile_px, overlap_px: as in `restore_tensor`.
 
     Returns:
-        uint8, the shape of `image`.
+        uint8, with the shape of `image`.
 
     Raises:
-        ValueError: if the tile sizes do not fit, or the image's channels do not.
+        ValueError: if the tile sizes are not allowed, or the restorer is for other channels.
         FloatingPointError: if the network's output is not finite.
     """
     guide = None if guide is None else _as_batch(guide)
@@ -89,7 +88,7 @@ def restore_tensor(
     overlap_px: int = OVERLAP_PX,
     on_tile: Callable[[float], None] | None = None,
 ) -> Tensor:
-    """Restore a batch of images, tile by tile where a side is longer than a tile.
+    """Restore a batch of images. A side that is longer than a tile is cut into tiles.
 
     Args:
         restorer, guide, tile_px, overlap_px, on_tile: as in `restore_strips`.
@@ -97,10 +96,10 @@ def restore_tensor(
 
     Returns:
         (N, C, H, W) float32 on the device of x, about [0, 1] but not clipped. Images that would change by less than
-        `LEAST_CHANGE` are those of x.
+        `LEAST_CHANGE` are returned as they are in x.
 
     Raises:
-        ValueError: if the tile sizes do not fit.
+        ValueError: if the tile sizes are not allowed.
         FloatingPointError: if the network's output is not finite.
     """
     restored = torch.empty_like(x, dtype=torch.float32)
@@ -129,22 +128,22 @@ def restore_strips(
     overlap_px: int = OVERLAP_PX,
     on_tile: Callable[[float], None] | None = None,
 ) -> Iterator[Strip]:
-    """Restore a batch of images from top to bottom; at any time, a row of tiles of it is held.
+    """Restore a batch of images from top to bottom. Only one row of tiles is in memory at a time.
 
     Args:
-        restorer: maps (N, C, h, w) to the same shape; it runs where its parameters are.
-        read: gives rows of the images, (N, C, h, W) in [0, 1] on any device. Rows are asked for more than once.
+        restorer: maps (N, C, h, w) to the same shape. It runs on the device of its parameters.
+        read: returns the given rows of the images, (N, C, h, W) in [0, 1] on any device. Rows are read more than once.
         size: height and width of the images.
-        guide: (N, ., H, W), cut into the same tiles; the restorer is then called with a tile of each.
-        tile_px: longest side that the network is given; a multiple of 32.
-        overlap_px: pixels that neighbours share, blended in the middle half; a multiple of 64, less than `tile_px`.
-        on_tile: called after each tile with its share of the work; the shares sum to 1.
+        guide: (N, any, H, W), cut into the same tiles. The restorer is then called with a tile of each.
+        tile_px: longest side of a tile; a multiple of 32.
+        overlap_px: pixels that neighbours share; a multiple of 64, less than `tile_px`. The middle half is blended.
+        on_tile: called after each tile with its share of the work. The shares sum to 1.
 
     Yields:
-        All rows, in order. Nothing is left alone here: see `Strip.is_worth_it`.
+        All rows, in order. Images with little change are restored too; the caller decides, by `Strip.is_worth_it`.
 
     Raises:
-        ValueError: if the tile sizes do not fit.
+        ValueError: if the tile sizes are not allowed.
         FloatingPointError: if the network's output is not finite.
     """
     check_tiles(tile_px, overlap_px)
@@ -154,7 +153,7 @@ def restore_strips(
     for row, next_row in zip(rows, [*rows[1:], None], strict=True):
         whole = [read(row.pixels)] if guide is None else [read(row.pixels), guide[..., row.pixels, :]]
         x = whole[0]
-        # The rows from `top` to the end of this row of tiles: what the tiles above added to them, then zeros.
+        # Sums of the rows from `top` to the end of this row of tiles. They start with the sums of the tiles above.
         sums = x.new_zeros((*x.shape[:2], row.pixels.start + x.shape[-2] - top, x.shape[-1]), dtype=torch.float32)
         if unfinished is not None:
             sums[..., : unfinished.shape[-2], :] = unfinished
@@ -165,15 +164,13 @@ def restore_strips(
             blended[..., column.pixels] += tile * weights
             if on_tile is not None:
                 on_tile(1 / (len(rows) * len(columns)))
-        # The next row of tiles adds nothing above its first row. Whole blocks, so that their change can be told.
+        # Rows above the next row of tiles are finished. Only whole blocks are passed on, to measure their change.
         end = height if next_row is None else next_row.pixels.start // CHANGE_BLOCK_PX * CHANGE_BLOCK_PX
         for start in range(top, end, CHANGE_BLOCK_PX):
             done = slice(start, min(start + CHANGE_BLOCK_PX, end))
             seen, restored = read(done), sums[..., start - top : done.stop - top, :]
             if not restored.isfinite().all():
-                raise FloatingPointError(
-                    "the network's output is not finite; try --precision float32, or other weights"
-                )
+                raise FloatingPointError("the network's output is not finite; try float32 precision, or other weights")
             largest_change = torch.maximum(largest_change, _largest_change(restored - seen))
             yield Strip(done, seen, restored, largest_change >= LEAST_CHANGE / 255)
         top, unfinished = end, sums[..., end - top :, :].clone()
@@ -183,7 +180,7 @@ def check_tiles(tile_px: int, overlap_px: int = OVERLAP_PX) -> None:
     """Refuse tile sizes that would break the alignment.
 
     Raises:
-        ValueError: saying which sizes there are.
+        ValueError: names the sizes that are allowed.
     """
     if overlap_px < 2 * ALIGNMENT_PX or overlap_px % (2 * ALIGNMENT_PX):
         raise ValueError(f"the overlap of tiles must be a multiple of {2 * ALIGNMENT_PX} pixels, got {overlap_px}")
@@ -201,28 +198,28 @@ def _as_batch(image: np.ndarray) -> Tensor:
 
 
 def _largest_change(change: Tensor) -> Tensor:
-    """(N,): the largest root mean square of a block (at the edges, of a part of one) of each change (N, C, H, W)."""
+    """(N,), the largest root mean square of a block in each change (N, C, H, W). Blocks at the edges may be smaller."""
     squared = change.square().mean(dim=1, keepdim=True)  # (N, 1, H, W)
     blocks = F.avg_pool2d(squared, CHANGE_BLOCK_PX, ceil_mode=True, count_include_pad=False)
     return blocks.amax(dim=(1, 2, 3)).sqrt()
 
 
 class _Span(NamedTuple):
-    """One tile along one axis: the pixels it covers, and what each counts there. Over all tiles, weights sum to 1."""
+    """A tile along one axis: its pixels and their weights. At each pixel, the weights of all tiles sum to 1."""
 
     pixels: slice
     weights: Tensor
 
 
 def _cut(length: int, tile_px: int, overlap_px: int) -> list[_Span]:
-    """As few tiles as cover a side, with shares equal to within a unit, so that little work is done twice."""
+    """Cut a side into as few tiles as possible, of nearly equal length, so that little work is done twice."""
     if length <= tile_px:
         return [_Span(slice(0, length), torch.ones(length))]
     num_units = -(-length // ALIGNMENT_PX)
     num_tiles = -(-num_units * ALIGNMENT_PX // (tile_px - overlap_px))
     borders = [min(i * num_units // num_tiles * ALIGNMENT_PX, length) for i in range(num_tiles + 1)]
-    # A tile's weight is the step up at its first border less the step up at its last one, so the sum over tiles is 1.
-    # At the image's own edges there is nothing to blend with.
+    # The weight of a tile is the step at its first border minus the step at its last border, so the sum over tiles is
+    # 1. At the edges of the image there is nothing to blend with.
     position = torch.arange(length, dtype=torch.float64) + 0.5
     steps = [((position - border) / (overlap_px / 2) + 0.5).clamp(0, 1) for border in borders]
     steps[0], steps[-1] = torch.ones_like(position), torch.zeros_like(position)

@@ -1,12 +1,12 @@
-"""Starting a network from the trained weights of a smaller one, or of a luma network where this one is for colour.
+"""Starts a network from trained weights of a smaller network, or a colour network from those of a luma network.
 
-Training a large network from scratch first repeats what a small one already knows. Here the large one starts with the
-small one's output and learns from there:
+Training a large network from scratch first repeats what a small one has learned. Here the large network starts with
+the output of the small one:
 
 - Residual blocks that the small network lacks start as the identity.
 - A luma network becomes a colour network that adds the same residual to R, G and B. It restores the luma and leaves the
-  colour differences alone. Its encoder is the configured one for RGB, whose features differ from those the luma network
-  was trained with, so its first output is close to the luma network's but not equal to it.
+  chroma alone. Its encoder is the configured one for RGB. Its features differ from those of the luma encoder, so the
+  first output is close to that of the luma network, but not equal.
 """
 
 import torch
@@ -23,18 +23,19 @@ _ENCODER = "encoder."
 def start_from(network: Restorer, trained: Restorer, source: str) -> None:
     """Copy the weights of a trained network into an untrained one of the same size or larger.
 
-    The new network may have more residual blocks at the end of a row of blocks; these become the identity. Where the
-    trained network is for luma and the new one for RGB, the first convolution is changed to take the luma of RGB, and
-    the last one to add the same residual to R, G and B; the new network keeps its own encoder. In all other cases it
-    gets the trained network's encoder.
+    The new network may have more residual blocks at the end of a row of blocks. They become the identity.
+
+    If the trained network is for luma and the new one for RGB, the first convolution is changed to take the luma of
+    RGB, and the last to add the same residual to R, G and B. The new network then keeps its own encoder. In all other
+    cases it gets the encoder of the trained network.
 
     Args:
         network: changed in place.
-        trained: of the same class.
-        source: where `trained` comes from, for messages.
+        trained: a network of the same class.
+        source: name of the file of `trained`, for messages.
 
     Raises:
-        ValueError: naming `source` and the first difference that is none of these.
+        ValueError: if the networks differ in another way; names `source` and the first difference.
     """
     if trained.channels > network.channels:
         raise ValueError(f"{source} is for RGB images, the configured network for luma; give weights for luma")
@@ -63,16 +64,16 @@ def start_from(network: Restorer, trained: Restorer, source: str) -> None:
 
 
 def _check_kinds(network: Restorer, trained: Restorer, source: str) -> None:
-    """Refuse modules of the same name that compute different things.
+    """Refuse networks whose modules have the same name and compute different things.
 
-    Their tensors may still fit: `released_fusion`, for example, changes the computation and no tensor.
+    Their tensors may still fit: `released_fusion`, for example, changes the computation but no tensor.
     """
     if type(network) is not type(trained):
         raise ValueError(f"{source} is a {type(trained).__name__}, the configured network a {type(network).__name__}")
     own = dict(network.named_modules())
     for name, module in trained.named_modules():
         if name.startswith(_ENCODER) or name not in own:
-            continue  # the encoder is copied whole or not at all; a module too many has tensors too many, found later
+            continue  # the encoder is copied whole or not at all; tensors of an extra module are refused later
         settings, wanted = _settings(module), _settings(own[name])
         for key in settings:
             if settings[key] != wanted.get(key):
@@ -82,17 +83,18 @@ def _check_kinds(network: Restorer, trained: Restorer, source: str) -> None:
 
 
 def _settings(module: nn.Module) -> dict[str, object]:
-    """What a module computes beyond its tensors: its class and its public attributes of a simple type."""
+    """The settings of a module besides its tensors: its class, and public attributes of simple types."""
     simple = {key: value for key, value in vars(module).items() if isinstance(value, bool | int | float | str | None)}
     ours = {key: value for key, value in simple.items() if not key.startswith("_") and key not in _NOT_COMPARED}
     return {"class": type(module).__name__} | ours
 
 
-_NOT_COMPARED = {"training", "channels", "in_channels", "out_channels"}  # numbers of channels show in tensors' shapes
+# The shapes of tensors show the numbers of channels.
+_NOT_COMPARED = {"training", "channels", "in_channels", "out_channels"}
 
 
 def _new_blocks(network: nn.Module, known: set[str]) -> dict[str, ResidualBlock]:
-    """Residual blocks, by name, that the trained network lacks: none of their tensors is among the known names."""
+    """Residual blocks, by name, of which no tensor is among the known names: the trained network lacks them."""
     return {
         f"{row_name}.{index}": block
         for row_name, row in network.named_modules()
@@ -103,11 +105,11 @@ def _new_blocks(network: nn.Module, known: set[str]) -> dict[str, ResidualBlock]
 
 
 def _for_color(tensor: Tensor, shape: torch.Size) -> Tensor:
-    """A luma network's tensor, made to fit a colour network.
+    """A tensor of a luma network, made to fit a colour network.
 
-    A convolution that gets three times the input channels takes the luma of RGB; one that has three times the output
-    channels gives three equal channels; all other tensors stay as they are. All channels of R come first, then those of
-    G, then those of B: that is how `pixel_unshuffle` and `pixel_shuffle` order them.
+    A convolution that needs three times the input channels is changed to take the luma of RGB. One that needs three
+    times the output channels gives three equal channels. All other tensors stay as they are. All channels of R come
+    first, then those of G, then those of B, which is the order of `pixel_unshuffle` and `pixel_shuffle`.
 
     Args:
         tensor: of the luma network.

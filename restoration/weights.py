@@ -1,6 +1,6 @@
-"""Weights by name or file: `open_weights` reads a file once, tells what it is by its content, and builds what it holds.
+"""Weights by name or file. `open_weights` reads a file once, recognises it by its content, and builds the networks.
 
-Further kinds of files (systems to compare with, say) are added to `RECOGNISERS`, at the end; no caller changes.
+To support a new kind of file, add it to `RECOGNISERS`, at the end. No caller changes.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,14 +32,15 @@ WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "weights"
 
 @dataclass(frozen=True)
 class Weights:
-    """What a weight file holds, ready to use: networks are in eval mode, on the CPU.
+    """The content of a weight file, ready to use. Networks are in eval mode, on the CPU.
 
     Args:
-        file: path and digest of the file.
-        kind: what it is, in the words of `RECOGNISERS`.
-        network: None in the file of an encoder alone.
-        encoder: the network's own, the same object, where there is a network; None where that has no encoder.
-        probe: names qualities by the encoder; None where the file has none.
+        path: the file.
+        sha256: digest of the file.
+        kind: a key of `RECOGNISERS`.
+        network: the restoration network; None if the file holds only an encoder.
+        encoder: if there is a network, the same object as the network's encoder; None if that has no encoder.
+        probe: reads qualities from the encoder's output; None if the file has none.
     """
 
     path: Path
@@ -51,24 +52,24 @@ class Weights:
 
     @property
     def name(self) -> str:
-        """The file's name without suffix, by which results call it."""
+        """The file's name without suffix. It is the name in results."""
         return self.path.stem
 
     def reader(self) -> QualityReader | None:
-        """What reads JPEG qualities by the encoder, on the device where that is; None without a probe."""
+        """A reader of JPEG qualities, on the encoder's device; None without a probe."""
         return None if self.probe is None else QualityReader(self.encoder, self.probe)
 
 
 def open_weights(name_or_path: str | Path, *, needs: Literal["network", "encoder"] | None = None) -> Weights:
-    """What a published name or a file holds: `open_weights("fast_tiny_gray").network`.
+    """Open a published name or a file, as in `open_weights("fast_tiny_gray").network`.
 
     Args:
-        name_or_path: a name from `weights/`, or a file of any kind in `RECOGNISERS`, whatever its name.
-        needs: refuse a file without this part.
+        name_or_path: a name from `weights/`, or a file of any kind in `RECOGNISERS`. The file may have any name.
+        needs: a file without this part is refused.
 
     Raises:
         FileNotFoundError: if there is no such name or file.
-        ValueError: if the file is damaged, holds code, is of no known kind, or lacks what is needed.
+        ValueError: if the file is damaged, holds code, is of an unknown kind, or lacks the part that is needed.
     """
     return recognise(read_weight_file(find_weights(name_or_path)), needs=needs)
 
@@ -79,7 +80,7 @@ def load_restorer(name_or_path: str | Path) -> Restorer:
 
 
 def recognise(file: WeightFile, *, needs: Literal["network", "encoder"] | None = None) -> Weights:
-    """What a file that was read holds, as `open_weights`."""
+    """Build the networks of a file that has been read. `needs` and errors as in `open_weights`."""
     opened = (recogniser(file) for recogniser in RECOGNISERS.values())
     weights = next((found for found in opened if found is not None), None)
     if weights is None:
@@ -91,7 +92,7 @@ def recognise(file: WeightFile, *, needs: Literal["network", "encoder"] | None =
 
 
 def find_weights(name_or_path: str | Path) -> Path:
-    """The file of a published name, or the file itself. Raises FileNotFoundError, listing the names."""
+    """The path of a published name or of a file. Raises FileNotFoundError, which lists the names."""
     path = Path(name_or_path)
     if path.is_file():
         return path
@@ -102,14 +103,14 @@ def find_weights(name_or_path: str | Path) -> Path:
 
 
 def published_names() -> list[str]:
-    """Names of all weights that come with the project, encoders and restoration networks."""
+    """Names of all weights that come with the project: encoders and restoration networks."""
     return sorted(path.stem for path in WEIGHTS_DIR.glob(f"*{SUFFIX}"))
 
 
 def published_restorers(channels: int) -> list[str]:
-    """Names of the published restoration networks for images of so many channels.
+    """Names of the published restoration networks for images with 1 or 3 channels.
 
-    The files' metadata tells, not their names; no tensor is read. Raises ValueError, naming a file that is damaged.
+    They are chosen by the metadata of their files; no tensor is read. Raises ValueError if a file is damaged; names it.
     """
     described = {name: read_description(WEIGHTS_DIR / f"{name}{SUFFIX}") for name in published_names()}
     return [
@@ -127,13 +128,14 @@ def save_restorer(
     probe: QualityProbe | None = None,
     is_half: bool = False,
 ) -> None:
-    """Write a network, its encoder and the encoder's probe to one `.safetensors` file, atomically.
+    """Write a network, its encoder and the encoder's probe to one `.safetensors` file, whole or not at all.
 
     Args:
-        restorer, config: the network, and what it was built from.
+        restorer: the network.
+        config: the options that it was built from.
         path: the file.
-        probe: of this very encoder; None writes none.
-        is_half: store float16. For the probe that is enough: it moves estimates by some hundredths of a point.
+        probe: of this encoder; None: the file gets no probe.
+        is_half: store float16. It changes the probe's estimates by only some hundredths of a point.
     """
     architecture = {
         "channels": restorer.channels,
@@ -145,14 +147,15 @@ def save_restorer(
 
 
 def store_half(source: str | Path, target: str | Path) -> None:
-    """Write a network's weight file, its probe included, again with float16 numbers, half the size.
+    """Copy the weight file of a network, with its probe if it has one, as float16: half the size.
 
     Args:
         source: name or file of a network of stage 2.
         target: a `.safetensors` file.
 
     Raises:
-        FileNotFoundError, ValueError: as `open_weights`; and if the target has another suffix.
+        FileNotFoundError: if there is no such name or file.
+        ValueError: if the file is not of a network of stage 2, or if the target has another suffix.
     """
     if Path(target).suffix != SUFFIX:
         raise ValueError(f"{target} must end in {SUFFIX}, as published weights do")
@@ -195,8 +198,8 @@ def _of_network(file: WeightFile, kind: str, restorer: Restorer, probe: QualityP
 
 _PARTS = {"network": KINDS["restorer"], "encoder": KINDS["encoder"]}
 _RELEASED = "the authors' network (.pth)"
-# What a file may be, in the words of messages, and what opens it. A recogniser looks at the content that was read, and
-# gives None for a file of another kind. The first that knows a file is taken.
+# The kinds of files, in the words of messages, with the function that opens each. It gets a file that has been read and
+# returns None if the file is of another kind. The first that returns something is used.
 RECOGNISERS: dict[str, Callable[[WeightFile], Weights | None]] = {
     KINDS["encoder"]: _open_encoder,
     KINDS["restorer"]: _open_restorer,

@@ -1,4 +1,4 @@
-"""The paper's Fig. 6: one image as several systems restore it, whole and magnified, with scores in the captions."""
+"""The paper's Fig. 6: one image restored by several systems, whole and magnified, with scores in the titles."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,13 +13,13 @@ from matplotlib.patheffects import withStroke
 from evaluation.plot_files import STYLE
 from evaluation.scores.image_sets import size_of
 
-WIDTH_INCHES = 7.2  # the text of a printed page
+WIDTH_INCHES = 7.2  # width of the text on a printed page
 GAP_INCHES, TITLE_INCHES = 0.06, 0.34
 ORIGINAL = "original"
 
 
 class Crop(NamedTuple):
-    """A part of an image, in pixels from its top left corner."""
+    """A part of an image. `left` and `top` are its first column and row; all in pixels."""
 
     left: int
     top: int
@@ -35,7 +35,7 @@ class Crop(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """One version of the image, under its name; scores are None for the original."""
+    """One version of the image, with its name. The original has no scores."""
 
     name: str
     image: np.ndarray  # (H, W) or (H, W, 3) uint8
@@ -46,15 +46,15 @@ def check_crops(crops: Sequence[Crop], image: np.ndarray, name: object) -> None:
     """Refuse a crop that reaches outside the image. Raises ValueError."""
     for crop in crops:
         if crop.of(image).shape[:2] != (crop.height, crop.width):
-            raise ValueError(f"--crop {crop} reaches outside {name}, which is {size_of(image)} pixels")
+            raise ValueError(f"the crop {crop} reaches outside {name}, which is {size_of(image)} pixels")
 
 
 def comparison_figure(versions: Sequence[Shown], crops: Sequence[Crop]) -> Figure:
-    """The whole original with the crops marked; beside it a row for each crop and a column for each version.
+    """Draw the whole original with its crops marked. Beside it: a row for each crop, a column for each version.
 
     Args:
-        versions: of one size, the original last.
-        crops: within the image.
+        versions: all of one size; the original comes last.
+        crops: all inside the image; see `check_crops`.
     """
     whole = versions[-1].image
     height, width = whole.shape[:2]
@@ -66,7 +66,7 @@ def comparison_figure(versions: Sequence[Shown], crops: Sequence[Crop]) -> Figur
         figure = Figure(figsize=(WIDTH_INCHES, total + TITLE_INCHES + GAP_INCHES))
 
         def place(left: float, top: float, wide: float, high: float) -> Axes:
-            """Axes at a place in inches, from the top left below the titles."""
+            """Axes at a place in inches, measured from the left and from below the titles."""
             sides = np.array([left, total + GAP_INCHES - top - high, wide, high])
             return figure.add_axes(tuple(sides / np.tile(figure.get_size_inches(), 2)), xticks=[], yticks=[])
 
@@ -88,10 +88,11 @@ def comparison_figure(versions: Sequence[Shown], crops: Sequence[Crop]) -> Figur
 
 
 def _widths(whole_share: float, shares: Sequence[float], num_columns: int) -> tuple[float, float]:
-    """Width of a column of crops and of the whole image, in inches: as high as each other, together the figure's width.
+    """Widths of a column of crops and of the whole image, in inches. Both get the same height and fill the figure.
 
     Args:
-        whole_share: height of the whole image as a share of its width; `shares`: of each crop.
+        whole_share: height of the whole image divided by its width.
+        shares: the same for each crop.
     """
     gaps = GAP_INCHES * (len(shares) - 1) / whole_share
     room = WIDTH_INCHES - GAP_INCHES * (num_columns + 2)
@@ -104,7 +105,7 @@ def _show(axes: Axes, image: np.ndarray, interpolation: str = "auto") -> None:
 
 
 def _mark(axes: Axes, crop: Crop, letter: str) -> None:
-    """A frame that is seen on light and dark ground."""
+    """Draw a frame that shows on light and on dark ground."""
     for color, line_width in (("black", 2.4), ("white", 1.2)):
         place = (crop.left - 0.5, crop.top - 0.5)
         axes.add_patch(Rectangle(place, crop.width, crop.height, fill=False, edgecolor=color, linewidth=line_width))

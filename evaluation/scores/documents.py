@@ -1,11 +1,11 @@
-"""Tables inside README, docs and model cards, made from results that are kept in `docs/results`.
+"""Tables in README, docs and model cards, made from the results in `docs/results`.
 
-A page marks where a table goes:
+Two lines of a page mark the place of a table:
 
     <!-- table scores: docs/results/fast_tiny_gray.json -->
     <!-- end -->
 
-Between the two lines stands what `LAYOUTS["scores"]` makes of those files. Paths are relative to the project's folder.
+The text between them is made by `LAYOUTS["scores"]` from those files. Paths are relative to the project's folder.
 """
 
 import json
@@ -27,8 +27,8 @@ SET_TITLES = {
     "classic5": "Classic5", "live1": "LIVE1", "bsds500": "BSDS500 test", "bsds500/val": "BSDS500 val", "icb": "ICB",
 }  # fmt: skip
 CHANNEL_TITLES = {"gray": "luma", "color": "colour"}
-PAPER_TABLES = {"gray": 1, "color": 3}  # where the paper prints other systems' scores at Q10 to 40
-PRINTED_NAMES = {"DnCNN": "DnCNN-3", "Ours": "the paper"}  # what the paper's rows are called here
+PAPER_TABLES = {"gray": 1, "color": 3}  # the paper's tables with scores of other systems at Q10 to 40
+PRINTED_NAMES = {"DnCNN": "DnCNN-3", "Ours": "the paper"}  # names of the paper's rows on our pages
 SHORT_ROWS = ("DnCNN", "FBCNN", "Ours")
 SHORT_QUALITIES = (10, 20, 30, 40)
 FULL_ROWS = {"gray": ("DnCNN", "ARCNN", "Ours"), "color": ("QGAC", "FBCNN", "Ours")}
@@ -37,18 +37,18 @@ _MARK = re.compile(r"(<!-- table (\S+): ([^>]*?) -->)(.*?)(<!-- end -->)", re.DO
 
 
 def keep_result(path: str | Path, root: str | Path) -> Path:
-    """Take a JSON of `test.py evaluate` into `docs/results`, without the scores of single images.
+    """Copy a result of `protocol.evaluate` to `docs/results`, without the scores of single images.
 
     Args:
-        path: the file; it keeps its name, and its date becomes "measured".
+        path: the JSON file. The copy has the same name. The date of the file becomes "measured".
         root: the project's folder.
 
     Returns:
-        The file written.
+        The path of the copy.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it holds no result of `evaluate`.
+        ValueError: if it is not such a result.
     """
     path = Path(path)
     try:
@@ -59,22 +59,23 @@ def keep_result(path: str | Path, root: str | Path) -> Path:
         }
         kept = {"measured": str(date.fromtimestamp(path.stat().st_mtime))} | result | {"results": slim}
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{path} is no result of `test.py evaluate --json`; give such a file") from None
+        raise ValueError(f"{path} is not a result of `evaluate`; give the JSON file of one") from None
     target = Path(root) / RESULTS / path.name
     write_text(target, as_json(kept))
     return target
 
 
 def pages(root: str | Path) -> list[Path]:
-    """README, docs and model cards."""
+    """Paths of README, docs and model cards."""
     return sorted(path for pattern in PAGES for path in Path(root).glob(pattern))
 
 
 def updated(page: str | Path, root: str | Path) -> str:
-    """A page's text with its tables made anew.
+    """The text of a page, with its tables made again.
 
     Raises:
-        FileNotFoundError, ValueError: naming page and table, if a mark cannot be read, or what it names is missing.
+        FileNotFoundError: if a file that a table is made from is missing.
+        ValueError: if a mark cannot be read, or a table cannot be made. Both errors name the page.
     """
     text = Path(page).read_text(encoding="utf-8")
     if text.count("<!-- table ") != len(_MARK.findall(text)):
@@ -98,7 +99,7 @@ def updated(page: str | Path, root: str | Path) -> str:
 
 
 def short_table(paths: Sequence[Path]) -> str:
-    """PSNR at four qualities, a row for each set: the JPEG, ours, and what the paper prints for others."""
+    """PSNR at four qualities, with a row for each set: the JPEG, ours, and other systems as the paper prints them."""
     rows = [["set", "JPEG", "here", *(PRINTED_NAMES.get(name, name) for name in SHORT_ROWS)]]
     for result in map(_read, paths):
         printed = paper_table(PAPER_TABLES[result["channels"]])["rows"]
@@ -112,7 +113,7 @@ def short_table(paths: Sequence[Path]) -> str:
 
 
 def full_table(paths: Sequence[Path]) -> str:
-    """PSNR / SSIM / PSNR-B, a row for each set and quality of the paper's tables, with three of the paper's rows."""
+    """PSNR / SSIM / PSNR-B, with a row for each set and quality of the paper's table and three of its systems."""
     parts = []
     for result in map(_read, paths):
         names = FULL_ROWS[result["channels"]]
@@ -130,7 +131,7 @@ def full_table(paths: Sequence[Path]) -> str:
 
 
 def scores_table(paths: Sequence[Path]) -> str:
-    """A model card's table: PSNR / SSIM / PSNR-B of the JPEG and of the network, and the gain in PSNR."""
+    """The table of a model card: PSNR / SSIM / PSNR-B of the JPEG and of the network, and the gain in PSNR."""
     parts = []
     for result in map(_read, paths):
         metrics = metrics_of(result)
@@ -144,7 +145,7 @@ def scores_table(paths: Sequence[Path]) -> str:
 
 
 def gains_table(paths: Sequence[Path]) -> str:
-    """Gain in PSNR by quality, one table for each set."""
+    """Gains in PSNR at each quality; one table for each set."""
     parts = []
     for result in map(_read, paths):
         for set_name, found in result["results"].items():
@@ -169,7 +170,7 @@ def gains_table(paths: Sequence[Path]) -> str:
 
 
 def weight_files(paths: Sequence[Path]) -> str:
-    """Weight files' names, types of numbers, sizes and checksums, in a line."""
+    """Name, number type, size and checksum of each weight file, all on one line."""
     described = []
     for path in paths:
         with safe_open(path, framework="numpy") as file:
@@ -198,7 +199,7 @@ def _read(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        raise ValueError("it is no JSON; docs/results.md says how to make it again") from None
+        raise ValueError("it is not JSON; docs/results.md says how to make it again") from None
 
 
 def _cells(result: dict) -> list[tuple[str, str, dict]]:
@@ -210,7 +211,7 @@ def _title(set_name: str) -> str:
 
 
 def _psnrs(found: dict, keys: Sequence[str]) -> str:
-    """PSNR at the four qualities; `keys` lead to it within the scores of a quality."""
+    """PSNR at the four qualities. `keys` is the path to it in the scores of a quality."""
     values = []
     for quality in map(str, SHORT_QUALITIES):
         value = found.get(quality)

@@ -1,8 +1,12 @@
-"""Whether a restoration network uses its encoder: its scores when the decoder is given other features than its own.
+"""Shows whether a restoration network uses its encoder: its scores when the decoder gets other features.
 
-A network's decoder reads the image, and the encoder's feature maps E0..E3 of it. Here the image stays and the features
-change: those of the same image at another quality (wrong quality, right content), of another image at the same quality
-(right quality, wrong content), the own ones with their positions shuffled (right statistics, wrong places), or zeros.
+The decoder reads the image and the feature maps E0..E3 that the encoder makes of it. Here the image stays the same and
+the features are replaced, by one of these:
+
+- features of the same image at another quality: wrong quality, right content;
+- features of another image at the same quality: right quality, wrong content;
+- its own features with their positions shuffled: right statistics, wrong places;
+- zeros.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,8 +30,8 @@ FEATURE_SETS = {
     "zero": "zero",
 }
 
-EncoderAnswer = tuple[Tensor, list[Tensor]]  # what an encoder answers: representation (N, D), and [E0, E1, E2, E3]
-# (network of two images, uint8 image, guide=uint8 image) -> uint8 image; all three of one shape
+EncoderAnswer = tuple[Tensor, list[Tensor]]  # the output of an encoder: representation (N, D) and [E0, E1, E2, E3]
+# (network, uint8 image, guide=uint8 image) -> uint8 image; all images of one shape
 NetworkRunner = Callable[..., np.ndarray]
 
 
@@ -43,20 +47,21 @@ def evaluate_features(
     seed: int = 0,
     workers: int = 1,
 ) -> dict:
-    """Score a restorer with each of `FEATURE_SETS`, by `protocol.evaluate`; "own" is its ordinary score.
+    """Score a restorer with each of `FEATURE_SETS`, by `protocol.evaluate`. "own" gives its ordinary score.
 
     Args:
-        restorer: as `GuidedRestorer` needs it.
+        restorer: as in `GuidedRestorer`.
         restore: runs a network on an image and its guide, in tiles or whole.
         color_mode: "gray" or "color".
-        wrong_qualities: the features of "other_quality" are those of the one farthest from the image's quality.
-        seed: of the permutations of "shuffled".
+        wrong_qualities: "other_quality" takes the one that is farthest from the quality of the image.
+        seed: of the permutations in "shuffled"; at least 0.
 
     Returns:
-        as `evaluate`, but {set: {quality: {feature set: scores}}}; and "features", the choices that decide them.
+        As `evaluate`, but "results" is {set: {quality: {feature set: scores}}}, and "features" holds the wrong
+        qualities and the seed.
 
     Raises:
-        ValueError: for a negative seed; as `next_images` and `farthest` do, before any work; and as `evaluate` does.
+        ValueError: for a negative seed; or as `next_images`, `farthest` (both before any work) and `evaluate`.
     """
     if seed < 0:
         raise ValueError(f"the seed must be at least 0, got {seed}")
@@ -70,7 +75,7 @@ def evaluate_features(
         return jpeg_roundtrip(clean, wrong_of[case.quality])
 
     def next_image(clean: np.ndarray, case: Case) -> np.ndarray:
-        # Brought to size before it is coded, so that its JPEG grid is unbroken.
+        # The size is changed before coding, so that the JPEG grid stays whole.
         other = read_clean(next_of[case.set_name, case.stem], color_mode)
         return jpeg_roundtrip(brought_to(other, clean.shape[:2]), case.quality)
 
@@ -91,14 +96,14 @@ def evaluate_features(
 
 
 class GuidedRestorer(nn.Module):
-    """A restorer whose decoder is given the features of a second image, the guide, in place of its input's.
+    """A restorer whose decoder gets the features of a second image, the guide, in place of the features of its input.
 
-    The guide is an input of its own and no further channels of the image: whoever judges how much the image changes
-    must not average over the guide.
+    The guide is a separate input. If it were more channels of the image, the mean change of the image, by which
+    `restoration.tiling` leaves images alone, would include the guide.
 
     Args:
-        restorer: maps images to images and asks its `encoder` once, with the image or a padded version of it.
-        change: maps the encoder's answer for the guide to the one that the decoder is given.
+        restorer: maps images to images. It calls its `encoder` once, with the image or a padded image.
+        change: maps the encoder's output for the guide to the output that the decoder gets.
     """
 
     def __init__(self, restorer: nn.Module, change: Callable[[Tensor, list[Tensor]], EncoderAnswer]) -> None:
@@ -107,9 +112,9 @@ class GuidedRestorer(nn.Module):
         self.change = change
 
     def forward(self, image: Tensor, guide: Tensor) -> Tensor:
-        """Image and guide, each (N, channels, H, W), to the restored image, of the same shape."""
+        """Restore the image with the guide's features. All three are (N, channels, H, W)."""
         encoder = self.restorer.encoder
-        # The hooks are taken off when the block ends, also by an error.
+        # The hooks are removed when the block ends, even by an error.
         with (
             encoder.register_forward_pre_hook(lambda module, asked: (_padded_as(guide, asked[0]),)),
             encoder.register_forward_hook(lambda module, asked, answer: self.change(*answer)),
@@ -122,7 +127,7 @@ def unchanged(representation: Tensor, features: list[Tensor]) -> EncoderAnswer:
 
 
 def shuffled(representation: Tensor, features: list[Tensor], *, seed: int) -> EncoderAnswer:
-    """Each map's positions in random order, one order for all its channels; each channel keeps its values."""
+    """Put the positions of each map in random order, the same for all its channels. Channels keep their values."""
     rng = np.random.default_rng(seed)
     moved = []
     for feature in features:
@@ -136,7 +141,7 @@ def zeroed(representation: Tensor, features: list[Tensor]) -> EncoderAnswer:
 
 
 def restored_with(guide: OutputSource, network: GuidedRestorer, restore: NetworkRunner) -> OutputSource:
-    """Outputs of a restorer for each case's JPEG, with the guide that `guide` makes for it, of the same shape."""
+    """Outputs of a restorer for the JPEG of each case. `guide` makes the guide, of the same shape."""
 
     def produce(clean: np.ndarray, case: Case) -> np.ndarray:
         return restore(network, jpeg_roundtrip(clean, case.quality), guide=guide(clean, case))
@@ -145,13 +150,13 @@ def restored_with(guide: OutputSource, network: GuidedRestorer, restore: Network
 
 
 def next_images(sets: Sequence[ImageSet], color_mode: str) -> dict:
-    """The image after each in its set, around the end: the next of the same size, or else the next of any size.
+    """The next image after each in its set, with the same size, or else of any size. After the last comes the first.
 
     Returns:
         {(set name, stem): path}.
 
     Raises:
-        ValueError: if a set has one image; and as `read_clean`, which reads every image once.
+        ValueError: if a set has only one image; or as `read_clean`, by which every image is read once.
     """
     for name, paths in sets:
         if len(paths) < 2:
@@ -167,10 +172,10 @@ def next_images(sets: Sequence[ImageSet], color_mode: str) -> dict:
 
 
 def farthest(quality: int, wrong_qualities: Sequence[int]) -> int:
-    """The wrong quality for an image of this quality: the farthest, the first of two as far.
+    """The wrong quality that is farthest from an image's quality. Of two that are equally far, the first.
 
     Raises:
-        ValueError: if there is none but the image's own.
+        ValueError: if all of them are the image's own quality.
     """
     wrong = max(wrong_qualities, key=lambda candidate: abs(candidate - quality))
     if wrong == quality:
@@ -179,14 +184,14 @@ def farthest(quality: int, wrong_qualities: Sequence[int]) -> int:
 
 
 def brought_to(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """An image at another height and width: cut at the bottom and right, or continued there by its mirror image."""
+    """An image at another height and width. It is cut at the bottom and right, or extended there by mirroring."""
     image = image[: size[0], : size[1]]
     missing = [(0, asked - had) for asked, had in zip(size, image.shape[:2], strict=True)]
     return np.pad(image, missing + [(0, 0)] * (image.ndim - 2), mode="symmetric")
 
 
 def summarize(result: dict) -> list[Section]:
-    """A table for each set: PSNR of every feature set and quality, and in brackets how much that is above "own"."""
+    """A table for each set: PSNR of every feature set and quality; in brackets the difference from "own"."""
     wrong = ", ".join(f"Q{other} for Q{quality}" for quality, other in result["features"]["wrong_quality"].items())
     notes = [f"another quality: {wrong}; another image: the next of the set, at the same quality"]
     sections = []
@@ -202,7 +207,7 @@ def summarize(result: dict) -> list[Section]:
 
 
 def _by_feature_set(measured: dict[str, dict]) -> dict:
-    """{feature set: result of `evaluate`} to {set: {quality: {feature set: scores}}}."""
+    """Turn {feature set: result of `evaluate`} into {set: {quality: {feature set: scores}}}."""
     return {
         set_name: {
             quality: {name: result["results"][set_name][quality] for name, result in measured.items()}
@@ -213,6 +218,6 @@ def _by_feature_set(measured: dict[str, dict]) -> dict:
 
 
 def _padded_as(guide: Tensor, padded: Tensor) -> Tensor:
-    """The guide at the size to which the restorer padded the image, padded alike."""
+    """The guide, padded to the size of the padded image, as the restorers pad: at the bottom and right, by the edge."""
     rows, columns = (asked - had for asked, had in zip(padded.shape[-2:], guide.shape[-2:], strict=True))
     return F.pad(guide, (0, columns, 0, rows), mode="replicate")

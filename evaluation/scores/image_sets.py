@@ -1,4 +1,4 @@
-"""The sets of images that scores are measured on: which files they are, and their pixels as ground truth."""
+"""The image sets that are scored: their files, and their pixels as ground truth."""
 
 import logging
 import os
@@ -18,19 +18,21 @@ logger = logging.getLogger(__name__)
 
 
 class ImageSet(NamedTuple):
-    """A benchmark's name, as it appears in results, and its images in order."""
+    """The name of a set in results, and its images in order."""
 
     name: str
     paths: list[Path]
 
 
 def open_sets(names: Sequence[str], data_root: str | Path) -> list[ImageSet]:
-    """The image sets of these names: benchmarks under `data_root`, or paths to any folder, named by its last part.
+    """The image sets of these names. A name is a benchmark under `data_root`, or the path of any folder.
+
+    Such a folder's set is called by the last part of the path.
 
     Raises:
-        FileNotFoundError: if a name is neither a benchmark nor a folder, or the folder is missing.
-        ValueError: if a folder is empty, holds BSDS500 images of another split, two images of one stem, or two sets
-            have one name.
+        FileNotFoundError: if a name is neither a benchmark nor a folder, or if the benchmark's folder is missing.
+        ValueError: if a folder holds no image, BSDS500 images of another split, or two images of one stem; or if two
+            sets have the same name.
     """
     sets = [_open_set(name, Path(data_root)) for name in dict.fromkeys(names)]
     seen: dict[str, Path] = {}
@@ -42,7 +44,7 @@ def open_sets(names: Sequence[str], data_root: str | Path) -> list[ImageSet]:
 
 
 def present_sets(names: Sequence[str], data_root: str | Path) -> list[str]:
-    """Those of the benchmarks that have a folder under `data_root`.
+    """The benchmarks of these that have a folder under `data_root`.
 
     Raises:
         FileNotFoundError: if none has.
@@ -57,20 +59,20 @@ def present_sets(names: Sequence[str], data_root: str | Path) -> list[str]:
 def read_clean(path: Path, color_mode: str) -> np.ndarray:
     """The ground truth of an image file: (H, W) for "gray", (H, W, 3) for "color".
 
-    A Classic5 image that is stored as RGB with three equal channels is read as the gray image that it is. Taking luma
-    (16..235) of it would score 0.8 dB too high.
+    A Classic5 image that is stored as RGB with three equal channels is read as one gray channel. Its luma (16..235)
+    would score 0.8 dB too high.
 
     Raises:
-        ValueError: if the file cannot be read, is gray where colour is asked for, or has a side under 11 pixels.
+        ValueError: if the file cannot be read, is gray although colour is needed, or has a side under 11 pixels.
     """
     return _as_ground_truth(_read_stored(path), color_mode, path)
 
 
 def check_images(sets: Sequence[ImageSet], color_mode: str) -> None:
-    """Read every image once, so that a broken or unfit one stops the run before any work. Errors as in `read_clean`.
+    """Read every image once, so that a bad one stops the run before any work. Errors as in `read_clean`.
 
-    Warns where scores are not comparable: where a benchmark's pixels are not the known ones, and where other sets have
-    gray images that are stored as RGB.
+    Warns if scores are not comparable: if a benchmark's pixels are not the known ones, or if another set has gray
+    images that are stored as RGB.
     """
     for name, paths in sets:
         digests, gray_as_rgb = {}, []
@@ -92,7 +94,7 @@ def check_images(sets: Sequence[ImageSet], color_mode: str) -> None:
 
 
 def _read_stored(path: Path) -> np.ndarray:
-    """An image as it is stored; a known gray image that was stored as RGB has one channel again."""
+    """An image as it is stored, except that a known gray image stored as RGB gets one channel again."""
     image = read_image(path)
     if _is_gray_as_rgb(image):
         gray = np.ascontiguousarray(image[..., 0])
@@ -112,18 +114,18 @@ def _as_ground_truth(image: np.ndarray, color_mode: str, path: Path) -> np.ndarr
 
 
 def _is_gray_as_rgb(image: np.ndarray) -> bool:
-    # The first row nearly always decides, and then the others need not be compared.
+    # In a colour image the first row usually shows it; then the other rows are not compared.
     return image.ndim == 3 and bool((image[0] == image[0, :, :1]).all() and (image == image[..., :1]).all())
 
 
 def _unlike_known(name: str, digests: dict[str, str]) -> str:
-    """Which images of a benchmark are not the known ones, in words. Empty if all are, or if none are known."""
+    """The images of a benchmark whose pixels are not the known ones, in words. Empty if there are none to name."""
     measured = measured_folders().get(name)
     if measured is None:
         return ""
     set_name, _, place = measured.path.partition("/")
     known = known_digests().get(set_name, {})
-    if place in known:  # one digest for the whole folder; an incomplete folder was warned of when it was opened
+    if place in known:  # one digest for the whole folder; `_open_set` has warned already if images are missing
         is_known = len(digests) != measured.folder.num_images or split_digest(digests) == known[place]
         return "" if is_known else "JPEG decoders may differ by a level"
     return first_few([stem for stem, digest in digests.items() if digest not in known.values()]) if known else ""
@@ -156,5 +158,5 @@ def _open_set(name: str, data_root: Path) -> ImageSet:
 
 
 def size_of(image: np.ndarray) -> str:
-    """Width and height as words: 640x480."""
+    """Width and height as text: 640x480."""
     return f"{image.shape[1]}x{image.shape[0]}"

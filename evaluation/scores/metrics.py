@@ -1,7 +1,7 @@
 """PSNR, SSIM and PSNR-B between uint8 images, with the settings behind this field's published tables.
 
-An image is uint8, (H, W) for luma or (H, W, 3) for RGB. Nothing is cropped; a network's output is clamped and rounded
-before it gets here. `METRICS`, at the end, names the metrics that are measured: a new one is an entry there.
+An image is uint8, (H, W) for luma or (H, W, 3) for RGB. Nothing is cropped. The output of a network is clamped and
+rounded before it gets here. `METRICS`, at the end, lists the metrics; a new one is an entry there.
 """
 
 import math
@@ -15,20 +15,20 @@ from data.color import luma
 
 PEAK = 255.0
 BLOCK_PX = 8
-MIN_SIDE_PX = 11  # SSIM's window; also leaves PSNR-B at least one block boundary
+MIN_SIDE_PX = 11  # the window of SSIM; also enough for PSNR-B to have a block boundary
 CHANNEL_ORDERS = ("published", "right")
 
 
 class Metric(NamedTuple):
-    """One number for a restored image, and how tables and results show it.
+    """A function that scores a restored image, and how tables and results show the score.
 
     Attributes:
-        function: (restored, clean) to the number, both uint8 and of one shape.
-        decimals: in tables.
-        heading: its name in tables.
-        luma_settings, rgb_settings: how it is computed, as the protocol of a result says it.
-        unit: of the number; empty for none.
-        is_smaller_better: tables say so; they say nothing where larger is better.
+        function: maps (restored, clean), both uint8 and of one shape, to the score.
+        decimals: of the score in tables.
+        heading: name of the metric in tables.
+        luma_settings, rgb_settings: how it is computed, in the words of a result's protocol.
+        unit: of the score; empty if it has none.
+        is_smaller_better: if so, the heading says it.
     """
 
     function: Callable[[np.ndarray, np.ndarray], float]
@@ -41,18 +41,18 @@ class Metric(NamedTuple):
 
 
 def score(restored: np.ndarray, clean: np.ndarray) -> dict[str, float]:
-    """All of `METRICS` of one image, by name: {"psnr": dB, "ssim": -1..1, "psnrb": dB}. Errors as in `psnr`."""
+    """One image's score in each of `METRICS`: {"psnr": dB, "ssim": -1..1, "psnrb": dB}. Errors as in `psnr`."""
     return {name: metric.function(restored, clean) for name, metric in METRICS.items()}
 
 
 def means(scores: Iterable[dict[str, float]]) -> dict[str, float]:
-    """The mean of every metric over images, from their `score`s, of which there is at least one."""
+    """The mean of every metric over images. `scores` holds the result of `score` for each; there is at least one."""
     scores = list(scores)
     return {name: float(np.mean([of_image[name] for of_image in scores])) for name in METRICS}
 
 
 def headings(names: Iterable[str]) -> str:
-    """Metrics as the title of a table of them: `PSNR (dB) / SSIM / PSNR-B (dB)`."""
+    """The metrics as a title of a table: `PSNR (dB) / SSIM / PSNR-B (dB)`."""
     return " / ".join(_heading(METRICS[name]) for name in names)
 
 
@@ -62,7 +62,7 @@ def _heading(metric: Metric) -> str:
 
 
 def psnr(restored: np.ndarray, clean: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB: peak 255, mean squared error over all pixels and channels at once.
+    """Peak signal-to-noise ratio. The peak is 255; the mean squared error is over all pixels and channels together.
 
     Returns:
         dB; infinite for equal images.
@@ -75,9 +75,9 @@ def psnr(restored: np.ndarray, clean: np.ndarray) -> float:
 
 
 def ssim(restored: np.ndarray, clean: np.ndarray) -> float:
-    """Structural similarity: Gaussian window 11x11, sigma 1.5, mean over the valid region (5 pixels off each side).
+    """Structural similarity, -1..1: Gaussian window 11x11, sigma 1.5, mean over the image without its outer 5 pixels.
 
-    Colour is the mean of the three channels' values. Errors as in `psnr`. Source: Wang et al., 2004.
+    For RGB it is the mean of the three channels' values. Errors as in `psnr`. Source: Wang et al., 2004.
     """
     _check_pair(restored, clean)
     return float(
@@ -94,12 +94,12 @@ def ssim(restored: np.ndarray, clean: np.ndarray) -> float:
 
 
 def psnrb(restored: np.ndarray, clean: np.ndarray, *, channel_order: str = "published") -> float:
-    """PSNR with a penalty for blocking: the error grows by the restored image's blocking effect factor.
+    """PSNR with a penalty for blocking: the blocking effect factor of the restored image is added to the squared error.
 
-    For RGB the squared error is taken over all channels and the factor from the restored image's luma. The field's
-    published colour scores apply the luma weights with red and blue swapped, and only that order gives the printed
-    ones, so it is the default here; "right" gives red and blue their own weights (0.003-0.005 dB lower on LIVE1's
-    JPEGs). Luma images have no such choice.
+    For RGB, the squared error is over all channels, and the factor is that of the restored image's luma. The published
+    colour scores of this field swap the luma weights of red and blue. Only that order gives the printed scores, so it
+    is the default. "right" gives red and blue their own weights (0.003-0.005 dB lower on the JPEGs of LIVE1). Luma
+    images are not affected.
 
     Args:
         channel_order: "published" or "right".
@@ -124,7 +124,7 @@ def psnrb(restored: np.ndarray, clean: np.ndarray, *, channel_order: str = "publ
 def blocking_effect(plane: np.ndarray) -> float:
     """Blocking effect factor (BEF) of one plane for 8x8 blocks: how much rougher block boundaries are than the rest.
 
-    The pair counts are the field's: where a side is no multiple of 8, `side / 8` stays a fraction.
+    Pairs are counted as this field does it: if a side is not a multiple of 8, `side / 8` stays a fraction.
 
     Args:
         plane: (H, W), both sides above 8 pixels.
@@ -166,7 +166,7 @@ def _check_pair(restored: np.ndarray, clean: np.ndarray) -> None:
         raise ValueError(f"metrics need sides of at least {MIN_SIDE_PX} pixels, got {clean.shape[1]}x{clean.shape[0]}")
 
 
-METRICS = {  # by their name in results; the order is that of the tables
+METRICS = {  # by name in results, in the order of the tables
     "psnr": Metric(psnr, 2, "PSNR", "PSNR peak 255", "PSNR over RGB, peak 255", unit="dB"),
     "ssim": Metric(
         ssim,

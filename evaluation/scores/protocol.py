@@ -1,8 +1,8 @@
-"""The benchmarks as the field runs them: which images a set is, how they are degraded, and a system's score on them.
+"""The evaluation protocol of this field: how images are degraded, and how a system is scored on them.
 
-Ground truth is a uint8 image: luma as stored where a set is gray, MATLAB's Y (16..235) where luma is taken of colour,
-RGB otherwise. It is coded as a baseline JPEG at each quality, and a system's output is compared with it. A set's score
-is the mean of its images' scores. The gain is an output's PSNR less that of the JPEG it was made from.
+The ground truth is a uint8 image. For "gray" it is a gray image as stored, or MATLAB's Y (16..235) of a colour image;
+for "color" it is RGB. It is coded as a baseline JPEG at each quality. The output of a system is compared with it. The
+score of a set is the mean over its images. The gain is the PSNR of the output minus the PSNR of the JPEG.
 """
 
 from collections import deque
@@ -25,8 +25,8 @@ GROUND_TRUTH = {
     "color": "uint8 RGB, 4:2:0 JPEG",
 }
 
-# Main memory for the images that are being scored, and those waiting for it. SSIM holds 16 arrays of float64, of one
-# channel at a time (measured: 130 and 132 bytes a pixel for luma and RGB).
+# Main memory for the images that are being scored or wait for it. SSIM holds 16 arrays of float64, of one channel at a
+# time (measured: 130 bytes per pixel for luma, 132 for RGB).
 SCORING_BYTES = 4 * 2**30
 SCORING_BYTES_PER_PIXEL = 132
 
@@ -34,7 +34,7 @@ ImageRestoration = Callable[[np.ndarray], np.ndarray]  # degraded image -> resto
 
 
 class Case(NamedTuple):
-    """One image of one set at one quality."""
+    """One image of a set at one quality."""
 
     set_name: str
     quality: int
@@ -42,27 +42,27 @@ class Case(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """An image's scores: a system's output's, its gain among them, and those of the JPEG it was made from."""
+    """Scores of one output of a system, its gain included, and scores of the JPEG that it was made from."""
 
     output: dict[str, float]
     jpeg: dict[str, float]
 
 
-OutputSource = Callable[[np.ndarray, Case], np.ndarray]  # (clean image, case) -> a system's output for that case
+OutputSource = Callable[[np.ndarray, Case], np.ndarray]  # (clean image, case) -> the output of a system
 
 
 def restored_by(restore: ImageRestoration) -> OutputSource:
-    """Outputs of a function from degraded to restored image; the identity scores the JPEG itself."""
+    """Outputs of a function that restores degraded images. With the identity, the JPEG itself is scored."""
     return lambda clean, case: restore(jpeg_roundtrip(clean, case.quality))
 
 
 def restored_in(folder: str | Path, sets: Sequence[ImageSet], qualities: Sequence[int]) -> OutputSource:
-    """Outputs that another system left as files: `folder/<set>/<quality>/<image stem>.png`.
+    """Outputs of another system, read from files `folder/<set>/<quality>/<image stem>.png`.
 
     Raises:
-        FileNotFoundError: if the folder or any file is missing; names the first and says how many.
-        ValueError: later, from the returned function, if a file is unreadable, of another size or kind than the clean
-            image.
+        FileNotFoundError: if the folder or a file is missing; names the first file and says how many are missing.
+        ValueError: raised later, by the returned function, if a file cannot be read, or if its size or number of
+            channels is not that of the clean image.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -96,29 +96,31 @@ def evaluate(
 ) -> dict:
     """Score a system on sets of images at JPEG qualities.
 
-    Outputs are produced one after the other in the calling thread (a network uses the machine by itself); `workers`
-    threads score them, and the JPEGs, meanwhile: fewer of large images, so that these take `SCORING_BYTES` at most.
+    The calling thread produces the outputs one after the other, because a network uses the whole machine. Meanwhile
+    `workers` threads score the outputs and the JPEGs. If images are large, fewer are scored at once, so that they take
+    at most `SCORING_BYTES`.
 
     Args:
         produce: the system, from `restored_by` or `restored_in`.
-        color_mode: "gray" or "color".
-        method: the system's name in the result.
+        color_mode: "gray" or "color"; "channels" of the result.
+        method: name of the system in the result.
+        workers: number of scoring threads.
 
     Returns:
         {"method", "channels", "protocol", "results": {set: {quality: {"psnr", "ssim", "psnrb", "gain", "worst_gain",
-        "jpeg": {"psnr", "ssim", "psnrb"}, "images": {stem: {"psnr", "ssim", "psnrb", "gain"}}}}}}, the qualities as
-        strings; PSNR, PSNR-B and gains in dB. "worst_gain" is the lowest of an image, "jpeg" the JPEGs' own scores.
-        PSNR is infinite for equal images, and so is the gain, with its sign, where either image alone equals the clean
-        one; it is 0 where both do. A mean of gains of both infinities is no number.
+        "jpeg": {"psnr", "ssim", "psnrb"}, "images": {stem: {"psnr", "ssim", "psnrb", "gain"}}}}}}. Qualities
+        are strings. PSNR, PSNR-B and gains are in dB. "worst_gain" is the lowest gain of an image, "jpeg" the scores of
+        the JPEGs. PSNR is infinite for equal images. The gain is then infinite too: positive if only the output equals
+        the clean image, negative if only the JPEG does; it is 0 if both do. The mean of gains of +inf and -inf is NaN.
 
     Raises:
-        ValueError: as `read_clean`, `produce` and the metrics do.
+        ValueError: as `read_clean`, `produce` and the metrics.
     """
     qualities = list(dict.fromkeys(qualities))
     images: dict[Case, Scores] = {}
     waiting: deque[_Pending] = deque()
     total = sum(len(paths) for _, paths in sets) * len(qualities)
-    # disable=None: a bar on a terminal, silence elsewhere.
+    # disable=None: the bar is only shown on a terminal.
     with ThreadPoolExecutor(workers) as pool, tqdm(total=total, desc=method, unit="image", disable=None) as bar:
         try:
             for clean, case in _clean_cases(sets, qualities, color_mode):
@@ -135,7 +137,7 @@ def evaluate(
 
 
 def describe(color_mode: str) -> str:
-    """The protocol in words, as results of "gray" or "color" evaluations keep it."""
+    """The protocol in words, for the result of a "gray" or "color" evaluation."""
     settings = [one.luma_settings if color_mode == "gray" else one.rgb_settings for one in METRICS.values()]
     return "; ".join([GROUND_TRUTH[color_mode], *settings, "no border cropped", "mean over images"])
 
@@ -149,7 +151,7 @@ def _cases(sets: Sequence[ImageSet], qualities: Sequence[int]) -> Iterator[tuple
 def _clean_cases(
     sets: Sequence[ImageSet], qualities: Sequence[int], color_mode: str
 ) -> Iterator[tuple[np.ndarray, Case]]:
-    """Every case with its ground truth, decoded once for all qualities."""
+    """Every case with its ground truth. Each image is decoded once for all qualities."""
     last_path, clean = None, None
     for path, case in _cases(sets, qualities):
         if path != last_path:
@@ -165,11 +167,11 @@ def _score(restored: np.ndarray, clean: np.ndarray, quality: int) -> Scores:
 
 
 def _gain(psnr_db: float, jpeg_psnr_db: float) -> float:
-    return 0.0 if psnr_db == jpeg_psnr_db else psnr_db - jpeg_psnr_db  # two infinities have no difference
+    return 0.0 if psnr_db == jpeg_psnr_db else psnr_db - jpeg_psnr_db  # inf - inf would be NaN
 
 
 class _Pending(NamedTuple):
-    """An image that is being scored, or waits for it, and the memory that takes."""
+    """An image that is being scored or waits for it, and the memory for that, in bytes."""
 
     case: Case
     num_bytes: int
@@ -181,13 +183,13 @@ def _scoring_bytes(clean: np.ndarray) -> int:
 
 
 def _has_room(waiting: deque[_Pending], num_bytes: int, workers: int) -> bool:
-    """Whether one more image may be scored: few at a time, of large ones no more than fit into memory, always one."""
+    """Whether one more image may be submitted: the queue must stay short and fit into memory. One is always allowed."""
     total = num_bytes + sum(pending.num_bytes for pending in waiting)
     return not waiting or len(waiting) < 2 * workers and total <= SCORING_BYTES
 
 
 def _collect(waiting: deque[_Pending], images: dict[Case, Scores], bar: tqdm) -> None:
-    """Wait for the first of those waiting."""
+    """Wait for the first pending image and keep its scores."""
     pending = waiting.popleft()
     images[pending.case] = pending.scores.result()
     bar.update()

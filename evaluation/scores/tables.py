@@ -1,4 +1,4 @@
-"""Results as tables: what was measured, and what was measured beside the rows that the paper prints."""
+"""Results as tables: measured scores alone, and measured rows below the printed rows of the paper."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -9,15 +9,15 @@ import yaml
 from evaluation.report import NO_VALUE, Section
 from evaluation.scores.metrics import METRICS, headings
 
-BUILT_TABLES = (1, 3, 4)  # those of metrics that are measured here, over sets and qualities
-PAPERS_OWN = "the paper"  # what its tables call "Ours"
+BUILT_TABLES = (1, 3, 4)  # the tables over sets and qualities, with metrics that are measured here
+PAPERS_OWN = "the paper"  # its tables say "Ours"
 
 
 def summarize(result: dict) -> Section:
-    """A row for each set and quality of an evaluation's result (see `scores.protocol.evaluate`), as cards show it.
+    """A table of a result of `protocol.evaluate`, with a row for each set and quality.
 
-    The metrics are those of the result. A note says what a set gains over all its qualities, and which image gains
-    least.
+    The metrics are those of the result. A note gives the mean gain of each set over all its qualities, and the image
+    with the lowest gain.
     """
     metrics = metrics_of(result)
     rows = [["set", "quality", "JPEG", result["method"], "gain (dB)", "lowest gain (dB)", "images"]]
@@ -32,15 +32,15 @@ def summarize(result: dict) -> Section:
 
 
 def metrics_of(result: dict) -> list[str]:
-    """The metrics that a result holds, in their order."""
+    """The metrics of a result, in order."""
     qualities = next(iter(result["results"].values()))
-    return list(next(iter(qualities.values()))["jpeg"])  # where there is nothing but metrics
+    return list(next(iter(qualities.values()))["jpeg"])  # this entry holds only metrics
 
 
 def paper_table(number: int) -> dict:
     """A table as the paper prints it: {"metrics", "channels", "rows": {method: {set: {quality: [scores]}}}, "notes"}.
 
-    A cell's scores are those of "metrics", in that order.
+    The scores of a cell are in the order of "metrics".
 
     Raises:
         ValueError: if the paper has no such table.
@@ -58,13 +58,13 @@ def sets_and_qualities(number: int) -> tuple[list[str], list[int]]:
 
 
 def compare(number: int, measured: Sequence[dict]) -> list[Section]:
-    """The paper's rows and, below them, the measured ones; a section for each set that was measured.
+    """The rows of the paper and, below them, the measured rows. There is a section for each measured set.
 
-    The metrics are the printed table's. A result may have others too; one that it does not have is left open.
+    The metrics are those of the printed table. If a result lacks one, its place shows `NO_VALUE`.
 
     Args:
         number: one of `BUILT_TABLES`.
-        measured: results over the table's sets (or some of them) and qualities, of the table's channels.
+        measured: results for the table's color mode, on all or some of its sets and qualities.
     """
     table = paper_table(number)
     metrics = table["metrics"]
@@ -91,10 +91,10 @@ def compare(number: int, measured: Sequence[dict]) -> list[Section]:
 
 
 def check_jpeg(result: dict, number: int) -> tuple[int, list[str]]:
-    """Hold a measured JPEG row against the paper's, to the digit that is printed.
+    """Compare a measured JPEG row with the printed one, to the printed digit.
 
     Returns:
-        How many scores were compared, and a line for each that differs.
+        The number of compared scores, and a line for each that differs.
     """
     table = paper_table(number)
     num_compared, differences = 0, []
@@ -112,7 +112,7 @@ def check_jpeg(result: dict, number: int) -> tuple[int, list[str]]:
 
 
 def agrees(value: float, printed: float, metric: str) -> bool:
-    """Whether a value rounds to a printed score, at the metric's decimals or as many more as the printed one has."""
+    """Whether a value rounds to a printed score: at the metric's decimals, or at more if the printed score has more."""
     return abs(value - printed) <= 0.5 * 10 ** -_printed_decimals(printed, metric) + 1e-9  # a tie may round either way
 
 
@@ -122,7 +122,7 @@ def _paper_tables() -> dict:
 
 
 def _gains(set_name: str, qualities: dict[str, dict]) -> str:
-    """The line on what a set's images gain over their JPEGs, at all qualities together."""
+    """A line on the gains of a set's images over their JPEGs, over all qualities."""
     gain_of = {
         (stem, quality): of_image["gain"]
         for quality, scores in qualities.items()
@@ -138,7 +138,7 @@ def _gains(set_name: str, qualities: dict[str, dict]) -> str:
 
 
 def _printed_decimals(printed: float, metric: str) -> int:
-    """Decimals of a printed score: the metric's, or as many more as it has."""
+    """Decimals of a printed score: the metric's, or more if the paper prints more."""
     return max(METRICS[metric].decimals, len(str(printed).partition(".")[2]))
 
 

@@ -88,7 +88,7 @@ def test_everything_fits_and_keeps_its_shape(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--crop", "60,0,24,16"], "--crop 60,0,24,16 reaches outside b.png, which is 80x72 pixels"),
+        (["--crop", "60,0,24,16"], "the crop 60,0,24,16 reaches outside b.png, which is 80x72 pixels"),
         (["--crop", "0,60,24,16"], "reaches outside b.png"),
         (["--crop", "100,0,24,16"], "reaches outside b.png"),
         (["--crop", "1,2,3"], "must be four whole numbers, left,top,width,height, got 1,2,3"),

@@ -203,7 +203,7 @@ def test_names_that_cannot_be_printed_are_escaped(
 
 def test_overwrite_replaces_outputs(run: Callable, refusal: Callable, tmp_path: Path) -> None:
     source, output = photo(tmp_path / "a.jpg", 8, 8), photo(tmp_path / "out" / "a.png", 3, 3)
-    assert "a.png exists (the output); add --overwrite" in refusal(source, "--output", tmp_path / "out")
+    assert "a.png exists (the output); allow overwriting" in refusal(source, "--output", tmp_path / "out")
     run(source, "--output", tmp_path / "out", "--overwrite")
     with Image.open(output) as replaced:
         assert replaced.size == (8, 8)

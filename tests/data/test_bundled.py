@@ -25,6 +25,6 @@ def test_makes_three_disjoint_splits_and_damaged_copies_of_the_test_photos(tmp_p
 
 def test_says_which_photos_an_old_scikit_image_lacks(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(bundled, "PHOTOS", {"train": ("coffee.png", "no_such_photo.png")})
-    with pytest.raises(FileNotFoundError, match=r"does not bring no_such_photo\.png"):
+    with pytest.raises(FileNotFoundError, match=r"lacks no_such_photo\.png"):
         bundled.make_bundled(tmp_path)
     assert not (tmp_path / "bundled").exists()

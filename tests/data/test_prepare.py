@@ -204,7 +204,7 @@ def test_link_makes_links_and_copies_are_independent(tmp_path: Path, root: Path)
     save(tmp_path / "bitmaps/a.bmp")
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.write(original, "a.png")
-    with pytest.raises(ValueError, match="--link needs a folder, and .*a.zip is a file"):
+    with pytest.raises(ValueError, match="only a folder can be linked, and .*a.zip is a file"):
         prepare("photos", tmp_path / "a.zip", root=root, link=True)
 
 
@@ -244,7 +244,7 @@ def test_an_existing_set_stays_unless_forced(tmp_path: Path, root: Path, capsys:
     prepare("icb", tmp_path / "first", root=root)
     status, _, err = run(["prepare", "icb", str(tmp_path / "second")], root, capsys)
     assert (status, tree(root)) == (2, ["icb", "icb/a.png"])
-    assert "icb is there already; add --force to replace it" in err
+    assert "icb is there already; set force to replace it" in err
     (tmp_path / "third").mkdir()
     (tmp_path / "third/c.png").write_text("broken")
     assert run(["prepare", "icb", str(tmp_path / "third"), "--force"], root, capsys)[0] == 2

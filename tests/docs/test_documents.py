@@ -214,7 +214,7 @@ def test_check_finds_what_is_not_up_to_date(root: Path, refusal: Callable) -> No
         ("<!-- table scores: docs/results/none.json -->\n<!-- end -->", "none.json is missing"),
         ("<!-- table scroes: README.md -->\n<!-- end -->", "no table 'scroes'; there are short, full"),
         ("<!-- table scores: README.md -->\n", "has no '<!-- end -->'"),
-        ("<!-- table scores: README.md -->\n<!-- end -->", "can be made from README.md (it is no JSON"),
+        ("<!-- table scores: README.md -->\n<!-- end -->", "can be made from README.md (it is not JSON"),
         ("<!-- table scores: results.json -->\n<!-- end -->", "can be made from results.json ('results')"),
         ("<!-- table weights: README.md -->\n<!-- end -->", "no table 'weights' can be made from README.md"),
     ],
@@ -227,7 +227,7 @@ def test_marks_that_cannot_be_read_are_named(root: Path, refusal: Callable, text
 
 
 def test_mistakes_are_named(root: Path, refusal: Callable, tmp_path_factory: pytest.TempPathFactory) -> None:
-    assert "is no result of `test.py evaluate --json`" in refusal(root / "README.md")
+    assert "is not a result of `evaluate`" in refusal(root / "README.md")
     assert "nothing.json" in refusal(root / "nothing.json")
     assert "--check writes nothing" in refusal("--check", "x.json")
     assert "holds no README.md" in refusal("--root", tmp_path_factory.mktemp("empty"))

@@ -188,7 +188,7 @@ def test_a_network_that_diverges_writes_nothing(tmp_path: Path) -> None:
     source = save(tmp_path / "a.png", noise(8, 8))
     diverging = PhotoRestorer(Add(float("nan")))
     failures = restore_files(diverging, diverging, plan([source], tmp_path / "out"))
-    assert failures == [f"{source}: the network's output is not finite; try --precision float32, or other weights"]
+    assert failures == [f"{source}: the network's output is not finite; try float32 precision, or other weights"]
     assert not (tmp_path / "out").exists()
 
 
@@ -197,13 +197,13 @@ def test_a_network_that_diverges_writes_nothing(tmp_path: Path) -> None:
     [
         (
             MemoryError(),
-            "not enough memory with tiles of 768 pixels; make --tile smaller, or cut the picture into parts",
+            "not enough memory with tiles of 768 pixels; use smaller tiles, or cut the picture into parts",
         ),
         (
             RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
-            "not enough memory with tiles of 768 pixels; make --tile smaller, or cut the picture into parts",
+            "not enough memory with tiles of 768 pixels; use smaller tiles, or cut the picture into parts",
         ),
-        (torch.OutOfMemoryError("CUDA"), "no GPU memory left with tiles of 768 pixels; make --tile smaller"),
+        (torch.OutOfMemoryError("CUDA"), "no GPU memory left with tiles of 768 pixels; use smaller tiles"),
         (TypeError("a\nbug"), "TypeError in test_photos.py, line {line}: a bug"),
         (struct.error("argument out of range"), "error in test_photos.py, line {line}: argument out of range"),
     ],
@@ -495,9 +495,9 @@ def test_inputs_are_never_replaced(tmp_path: Path, overwrite: bool) -> None:
 def test_existing_outputs_are_kept_unless_told(tmp_path: Path) -> None:
     sources = [save(tmp_path / name, noise(4, 4)) for name in ("a.jpg", "b.jpg", "c.jpg")]
     existing = [save(tmp_path / "out" / name, noise(4, 4)) for name in ("b.png", "c.png")]
-    with pytest.raises(FileExistsError, match=r"b\.png exists \(2 of 3 outputs\); add --overwrite"):
+    with pytest.raises(FileExistsError, match=r"b\.png exists \(2 of 3 outputs\); allow overwriting"):
         plan(sources, tmp_path / "out")
-    with pytest.raises(FileExistsError, match=r"b\.png exists \(the output\); add --overwrite"):
+    with pytest.raises(FileExistsError, match=r"b\.png exists \(the output\); allow overwriting"):
         plan(sources[1:2], tmp_path / "out")
     assert [job.target for job in plan(sources, tmp_path / "out", overwrite=True)][1:] == existing
 
