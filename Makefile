@@ -1,5 +1,5 @@
 # make quickstart | test | lint | format | benchmark | results | tables | picture
-# Each makes .venv and installs requirements.txt where that has not been done.
+# Each target first makes .venv and installs requirements.txt, if that has not been done.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,8 +15,8 @@ $(INSTALLED): requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-# Both stages for a minute or two each on photos that come with scikit-image, then what they and the shipped weights do
-# on photos that neither has seen. Needs no download and no GPU.
+# Trains both stages for a minute or two each, on photos that come with scikit-image. Then scores the new network and the
+# shipped weights on photos that neither has seen. Needs no download and no GPU.
 quickstart: $(INSTALLED) clean-quickstart
 	$(BIN)/python -m data bundled --root $(QUICK)/datasets
 	@echo "--- stage 1, for a minute: the quality encoder is trained to tell JPEG qualities apart, without labels"
@@ -36,7 +36,7 @@ clean-quickstart:
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
-# Loader, training step and inference, each as a ratio to a baseline in the same run; runs/benchmark.json has the figures.
+# Speed of loader, training step and inference, as ratios to a baseline in the same run; results: runs/benchmark.json.
 benchmark: $(INSTALLED)
 	$(BIN)/python test.py benchmark
 
@@ -48,7 +48,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Scores of the shipped networks on the benchmarks, and the tables made from them: docs/results.md says more.
+# Scores the shipped networks on the benchmarks, and writes the tables; see docs/results.md.
 results: results-gray results-color
 
 results-gray: $(INSTALLED)
@@ -64,7 +64,7 @@ results-color: $(INSTALLED)
 tables: $(INSTALLED)
 	$(BIN)/python test.py document
 
-# The README's picture, of a photo that may be passed on (it comes with scikit-image).
+# Makes the picture of the README. Its photo may be redistributed: it comes with scikit-image.
 picture: $(INSTALLED)
 	$(BIN)/python -m data bundled --root runs/picture
 	$(BIN)/python test.py figure 6 --image runs/picture/bundled/test/chelsea.png --quality 10 --channels color \

@@ -1,4 +1,4 @@
-"""A user's mistake ends a command with one clear line and exit status 2; a bug of ours keeps its traceback."""
+"""Errors on one line: a user's mistake ends a command with one line and status 2. A bug keeps its traceback."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 def user_errors(program: str) -> Iterator[None]:
     """Turn ValueError, OSError and a training that diverged (FloatingPointError) into one line and exit status 2.
 
-    The line is `program: error: message` on stderr; the variable TRACEBACK=1 shows where the error came from instead.
+    The line is `program: error: message`, on stderr. If the variable TRACEBACK is 1, the traceback is shown instead.
     """
     try:
         yield

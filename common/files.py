@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what is asked of a file before any work is done for it."""
+"""Writing files whole or not at all, and checking outputs before any work is done for them."""
 
 import hashlib
 import os
@@ -11,12 +11,12 @@ from pathlib import Path
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """A name to write a file or folder under, beside `path`.
+    """A temporary name beside `path`, to write a file or folder to.
 
-    It is renamed to `path` at the end of the block, and removed if the block raises: `path` is either what it was or
-    the whole new thing. The folder must be there.
+    At the end of the block it is renamed to `path`. If the block raises, it is removed and `path` stays as it was. The
+    folder of `path` must exist.
     """
-    path = Path(path).absolute()  # "." has no name to build the other one from
+    path = Path(path).absolute()  # "." has no name to build the temporary name from
     working = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield working
@@ -29,7 +29,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file whole or not at all. Makes missing folders."""
+    """Write a text file, whole or not at all. Makes missing folders."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as working:
@@ -37,11 +37,11 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def check_writable(path: str | Path) -> None:
-    """Refuse an output file that could not be written, before any work is done for it. Creates nothing.
+    """Refuse an output file that could not be written, before any work is done for it. Leaves no file behind.
 
     Raises:
-        ValueError: if the path is a folder, or a device.
-        OSError: if the folder, or the nearest one that exists, cannot be written to.
+        ValueError: if the path is a folder or a device.
+        OSError: if its folder cannot be written to; if that does not exist, the nearest parent that does.
     """
     path = Path(path)
     if path.is_dir():
@@ -57,6 +57,6 @@ def check_writable(path: str | Path) -> None:
 
 
 def sha256(path: str | Path) -> str:
-    """The digest by which a weight file is known in its model card and in results."""
+    """The SHA-256 digest of a file, in hex. Model cards and results name weight files by it."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

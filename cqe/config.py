@@ -1,4 +1,4 @@
-"""Stage 1's configuration."""
+"""The configuration of stage 1."""
 
 import math
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ class EncoderConfig:
     remove_local_mean: bool = False
 
     def __post_init__(self) -> None:
-        # Below 8 channels, oneDNN's strided 1x1 convolution (torch 2.15, AVX2, channels last) writes past its memory.
+        # Below 8 channels, oneDNN's strided 1x1 convolution writes past its memory (torch 2.15, AVX2, channels last).
         if self.width < 8:
             raise ValueError(f"encoder.width must be at least 8, got {self.width}")
 
@@ -32,7 +32,7 @@ class MocoConfig:
     """Momentum contrast.
 
     Args:
-        queue_length: negatives kept, a multiple of data.batch_size.
+        queue_length: number of negatives that are kept; a multiple of the pairs of a step.
         momentum: how much of itself the key encoder keeps in a step, 0..1.
         temperature: of the softmax over similarities, > 0.
         equal_qualities: how keys of other images count that have the query's quality: as "negatives" (the paper), not
@@ -63,8 +63,8 @@ class ValidationConfig:
 
     Args:
         crop_size_px: side of the crops, in pixels.
-        num_images: how many of the validation images, the first by name; null: all.
-        qualities: as data.qualities.
+        num_images: how many of the validation images are used, the first by name; null: all.
+        qualities: JPEG qualities, in the form of data.qualities.
         num_probe_images: how many training images the probe is fitted on, evenly spread; all, if there are fewer.
     """
 
@@ -93,11 +93,11 @@ class CqeConfig:
             untrained.
         objective: "contrast"; or "labels", which teaches the same encoder the qualities by name, as a comparison.
         data: training patches.
-        pairs: how stage 1 pairs them.
+        pairs: how the patches are paired.
         encoder: the network.
-        moco: the contrast.
+        moco: the contrastive learning.
         optim: optimiser and schedule.
-        validation: measurement on the way.
+        validation: how the encoder is measured while it trains.
     """
 
     trainer: TrainerConfig

@@ -1,4 +1,4 @@
-"""Quality encoders as weight files, and the probe that may lie beside an encoder in the files of either stage."""
+"""Weight files of quality encoders, and the probe that the files of both stages may hold beside an encoder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from cqe.encoder import QualityEncoder
 from cqe.quality import QualityProbe
 from engine.weight_files import WeightFile, architecture_of, describing, load_exactly, read_weight_file, save_weights
 
-_PROBE = "probe."  # how the names of a probe's tensors start, in a file that holds an encoder or a restorer too
+_PROBE = "probe."  # prefix of the probe's tensor names in a file with an encoder or a restorer
 
 
 @dataclass(frozen=True)
 class EncoderWeights:
-    """What an encoder's file holds, ready to use on the CPU.
+    """The content of an encoder's weight file, ready to use on the CPU.
 
     Args:
         encoder: in eval mode.
-        probe: names qualities by this encoder; None where the file has none.
+        probe: reads qualities from the encoder's output; None if the file has none.
     """
 
     encoder: QualityEncoder
@@ -28,15 +28,15 @@ class EncoderWeights:
 
 
 def open_encoder(path: str | Path, *, channels: int | None = None) -> EncoderWeights:
-    """An encoder and its probe from a weight file of stage 1, which is read once.
+    """Read an encoder and its probe from a weight file of stage 1. The file is read once.
 
     Args:
-        path: as written by `save_encoder`, `encoder.safetensors` of a stage 1 run.
-        channels: image channels it must have; None takes any.
+        path: a file written by `save_encoder`, such as `encoder.safetensors` of a stage 1 run.
+        channels: number of image channels that the encoder must have, 1 or 3; None accepts both.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if the file is damaged, not an encoder's, or made for other channels.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, holds no encoder, or holds one for other channels.
     """
     opened = encoder_in(read_weight_file(path))
     if channels is not None and opened.encoder.in_channels != channels:
@@ -48,12 +48,12 @@ def open_encoder(path: str | Path, *, channels: int | None = None) -> EncoderWei
 
 
 def load_encoder(path: str | Path, *, channels: int | None = None) -> QualityEncoder:
-    """The encoder alone, as `open_encoder`."""
+    """Read the encoder alone. Arguments and errors as in `open_encoder`."""
     return open_encoder(path, channels=channels).encoder
 
 
 def encoder_in(file: WeightFile) -> EncoderWeights:
-    """The encoder and its probe in a file that was read. Raises ValueError if it is not an encoder's."""
+    """Build the encoder and its probe from a file that has been read. Raises ValueError if it holds no encoder."""
     architecture = architecture_of(file, "encoder")
     with describing(file.path):
         encoder = build_encoder(architecture)
@@ -62,7 +62,7 @@ def encoder_in(file: WeightFile) -> EncoderWeights:
 
 
 def probe_in(file: WeightFile) -> QualityProbe | None:
-    """The probe in an encoder's or restorer's file; None where there is none. Raises ValueError if it is damaged."""
+    """The probe in a file of an encoder or a restorer; None if there is none. Raises ValueError if it is damaged."""
     stored = {name.removeprefix(_PROBE): tensor for name, tensor in file.content.items() if name.startswith(_PROBE)}
     if not stored:
         return None
@@ -73,12 +73,12 @@ def probe_in(file: WeightFile) -> QualityProbe | None:
 
 
 def build_encoder(architecture: Mapping[str, Any]) -> QualityEncoder:
-    """An untrained encoder of an architecture, as `encoder_architecture` gives it."""
+    """An untrained encoder. `architecture` is what `encoder_architecture` returns."""
     return QualityEncoder(**architecture)
 
 
 def encoder_architecture(encoder: QualityEncoder) -> dict:
-    """What is needed to build this encoder again."""
+    """The options that are needed to build this encoder again."""
     return {
         "in_channels": encoder.in_channels,
         "width": encoder.feature_channels[0],
@@ -87,24 +87,24 @@ def encoder_architecture(encoder: QualityEncoder) -> dict:
 
 
 def save_encoder(encoder: QualityEncoder, path: str | Path, probe: QualityProbe | None = None) -> None:
-    """Write an encoder, and its probe if there is one, to a `.safetensors` file, atomically."""
+    """Write an encoder, and its probe if there is one, to a `.safetensors` file, whole or not at all."""
     tensors = with_probe(encoder.state_dict(), probe)
     save_weights(path, tensors, kind="encoder", architecture=encoder_architecture(encoder))
 
 
 def copy_with_probe(source: WeightFile, target: str | Path, probe: QualityProbe) -> None:
-    """Write a file of this project, of either stage, again with a probe, in place of one it may have.
+    """Copy a weight file of this project, of either stage, with a new probe. A probe in the source is replaced.
 
-    Tensors stay as they are stored: float16 stays float16.
+    Other tensors are copied as they are stored: float16 stays float16.
     """
     save_weights(target, with_probe(without_probe(source.content), probe), **source.description._asdict())
 
 
 def with_probe(tensors: Mapping[str, Tensor], probe: QualityProbe | None) -> dict[str, Tensor]:
-    """The tensors to store of a network and its probe."""
+    """The tensors of a network and its probe, as they are stored in one file."""
     return dict(tensors) | ({f"{_PROBE}{name}": value for name, value in probe.state_dict().items()} if probe else {})
 
 
 def without_probe(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The network's own tensors of a weight file."""
+    """The tensors of a weight file without those of the probe."""
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(_PROBE)}

@@ -12,7 +12,7 @@ from common.files import written_whole
 
 FORMAT_VERSION = 1
 
-# What torch.load raises for files that are cut off or altered, its reader of old formats included.
+# What torch.load raises for files that are cut off or changed, also in its old formats.
 _DAMAGED = (RuntimeError, ValueError, EOFError, LookupError, AssertionError, struct.error, zipfile.BadZipFile)
 
 
@@ -22,7 +22,7 @@ def save_checkpoint(path: str | Path, state: dict) -> None:
     try:
         with written_whole(path) as working:
             torch.save(state | {"format_version": FORMAT_VERSION}, working)
-    except RuntimeError as error:  # torch's writer, on a full disk for one
+    except RuntimeError as error:  # from torch's writer, for example if the disk is full
         raise OSError(f"cannot write {path}: {' '.join(str(error).split())[:120]}") from None
 
 
@@ -30,9 +30,9 @@ def load_checkpoint(path: str | Path, *, stage: str) -> dict:
     """Read a training checkpoint of this stage onto the CPU.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if the file is truncated, holds anything but tensors and plain containers (nothing in it is run), or
-            belongs to another stage or format.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is truncated, holds other objects than tensors and plain containers (no code in it is
+            run), or belongs to another stage or format.
     """
     state = load_tensors(path)
     if not isinstance(state, dict) or "format_version" not in state:
@@ -46,15 +46,15 @@ def load_checkpoint(path: str | Path, *, stage: str) -> dict:
 
 
 def load_tensors(path: str | Path, file: BinaryIO | None = None) -> object:
-    """The content of a torch file, tensors and plain containers only, on the CPU.
+    """The content of a torch file, on the CPU. It may hold only tensors and plain containers.
 
     Args:
-        path: the file, and its name in messages.
-        file: its bytes, where they were read already.
+        path: the file; named in messages.
+        file: its bytes, if they have been read already.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is truncated or holds other objects; pickled code is refused, never run.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is truncated or holds other objects. Pickled code is refused and never run.
     """
     if file is None and not Path(path).is_file():
         raise FileNotFoundError(f"no checkpoint at {path}; check the path, or set trainer.resume to false")

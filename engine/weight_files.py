@@ -1,6 +1,6 @@
-"""Weight files: what this project writes, and what any file of weights holds, read once and known by its content.
+"""Reads and writes weight files. A file is read once, and its format is known by its content.
 
-Ours are safetensors files whose metadata says what they are and how to build the network.
+The files of this project are safetensors files. Their metadata says what they are and how to build the network.
 """
 
 import hashlib
@@ -22,27 +22,27 @@ from engine.checkpoint import load_tensors
 
 SUFFIX = ".safetensors"
 METADATA_KEY = "description"
-UNREADABLE = "cannot be read, it is truncated or no weight file"  # of a file, in messages
+UNREADABLE = "cannot be read, it is truncated or no weight file"  # follows the name of a file in messages
 KINDS = {"encoder": "a quality encoder (stage 1)", "restorer": "a restoration network (stage 2)"}
 
 
 class Description(NamedTuple):
-    """What a file of this project says about its tensors."""
+    """The description of the network in the metadata of a file of this project."""
 
     kind: str  # a key of `KINDS`
-    architecture: dict[str, Any]  # what is needed to build the network again
+    architecture: dict[str, Any]  # the options to build the network again
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A file of weights as it was read; nothing is built of it yet.
+    """A weight file that has been read. No network is built yet.
 
     Args:
-        path: where it lies.
+        path: of the file.
         sha256: digest of the bytes that were read.
-        content: tensors by name, as stored, of a safetensors file; what a torch file holds, of plain containers and
-            tensors; the bytes of any other file.
-        description: None where another program wrote the file.
+        content: of a safetensors file, its tensors by name, as stored; of a torch file, its object of plain containers
+            and tensors; of any other file, its bytes.
+        description: None if another program wrote the file.
     """
 
     path: Path
@@ -52,7 +52,7 @@ class WeightFile:
 
     @property
     def is_readable(self) -> bool:
-        """Whether the format is one that is read here: safetensors, or torch's."""
+        """Whether the format is supported: safetensors or torch."""
         return not isinstance(self.content, bytes)
 
 
@@ -64,14 +64,14 @@ def save_weights(
     architecture: Mapping[str, Any],
     is_half: bool = False,
 ) -> None:
-    """Write tensors and what they are, so that `path` is either the old file or the whole new one. Makes the folder.
+    """Write tensors and their description. If that fails, `path` stays as it was. Makes missing folders.
 
     Args:
         path: a `.safetensors` file.
-        tensors: a network's state dict.
+        tensors: the state dict of a network.
         kind: a key of `KINDS`.
-        architecture: what is needed to build the network again; plain JSON values.
-        is_half: store floating-point tensors as float16; a network that loads them has float32 again.
+        architecture: the options to build the network again; plain JSON values.
+        is_half: store floating-point tensors as float16. A network that loads them has float32 again.
     """
     stored = {
         name: (tensor.half() if is_half and tensor.is_floating_point() else tensor).detach().cpu().contiguous()
@@ -80,19 +80,19 @@ def save_weights(
     description = json.dumps({"kind": kind, "architecture": dict(architecture)})
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as working:
-        working.touch()  # with the user's usual permissions; save_file alone makes it private
+        working.touch()  # gives the user's usual permissions; save_file alone makes a private file
         mode = working.stat().st_mode
         save_file(stored, working, metadata={METADATA_KEY: description})
         working.chmod(mode)
 
 
 def read_weight_file(path: str | Path) -> WeightFile:
-    """Read a file of weights, once. Its first bytes tell the format; its name does not count.
+    """Read a weight file once. Its first bytes tell the format; its name does not matter.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if a safetensors or torch file is damaged or holds code (which is not run), or is a training
-            checkpoint; the message says where the weights are then.
+        FileNotFoundError: if there is no such file.
+        ValueError: if a safetensors or torch file is damaged, holds code (which is not run), or is a training
+            checkpoint. For a checkpoint, the message says where its weights are.
     """
     path = Path(path)
     if not path.is_file():
@@ -102,11 +102,11 @@ def read_weight_file(path: str | Path) -> WeightFile:
     if data[8:9] == b"{":  # after the length of the JSON header
         try:
             tensors = load(data)
-        except (SafetensorError, KeyError) as error:  # KeyError: a type of numbers that torch lacks
+        except (SafetensorError, KeyError) as error:  # KeyError: a number type that torch lacks
             raise _damaged(path, error) from None
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         return WeightFile(path, digest, tensors, _description(header.get("__metadata__") or {}))
-    if data.startswith((b"PK", b"\x80")):  # a zip archive, a pickle: torch's two formats
+    if data.startswith((b"PK", b"\x80")):  # a zip archive or a pickle, the two formats of torch
         content = load_tensors(path, io.BytesIO(data))
         _refuse_checkpoint(path, content)
         return WeightFile(path, digest, content, None)
@@ -114,10 +114,10 @@ def read_weight_file(path: str | Path) -> WeightFile:
 
 
 def read_description(path: str | Path) -> Description | None:
-    """What a safetensors file says about itself; None where another program wrote it. Reads no tensors.
+    """The description in a safetensors file; None if another program wrote the file. Reads no tensors.
 
     Raises:
-        ValueError: if the file is truncated or no safetensors file.
+        ValueError: if the file is truncated or not a safetensors file.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -127,10 +127,10 @@ def read_description(path: str | Path) -> Description | None:
 
 
 def architecture_of(file: WeightFile, kind: str) -> dict[str, Any]:
-    """The architecture in a file of this project, which must be of this kind.
+    """The architecture in a file of this project. The file must be of this kind.
 
     Args:
-        file: as read.
+        file: a file that has been read.
         kind: a key of `KINDS`.
 
     Raises:
@@ -146,10 +146,10 @@ def architecture_of(file: WeightFile, kind: str) -> dict[str, Any]:
 
 @contextmanager
 def describing(path: str | Path) -> Iterator[None]:
-    """Around building a network from a weight file's architecture: what does not fit is the file's, not the code's.
+    """Wraps building a network from the architecture in a weight file. An error there is an error of the file.
 
     Raises:
-        ValueError: naming the file, where the architecture has unknown, missing or ill-typed entries.
+        ValueError: if the architecture has unknown, missing or wrongly typed entries; names the file.
     """
     try:
         yield
@@ -158,10 +158,10 @@ def describing(path: str | Path) -> Iterator[None]:
 
 
 def load_exactly(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """Load a state dict with every key and shape as expected, or say in one line which is not.
+    """Load a state dict whose keys and shapes are exactly those of the module.
 
     Raises:
-        ValueError: naming the file and the first key that is missing, too many, or of another shape.
+        ValueError: if a tensor is missing, unknown or of another shape; names the file and the first such tensor.
     """
     expected = module.state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
@@ -176,14 +176,14 @@ def load_exactly(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: s
 
 
 def _description(metadata: Mapping[str, str]) -> Description | None:
-    """What `save_weights` wrote about the network; None where another program wrote the file."""
+    """The description that `save_weights` wrote; None if another program wrote the file."""
     try:
         description = json.loads(metadata.get(METADATA_KEY, "null"))
     except json.JSONDecodeError:
         return None
     is_ours = (
         isinstance(description, dict)
-        and description.get("kind") in list(KINDS)  # a list: the kind may be anything, unhashable too
+        and description.get("kind") in list(KINDS)  # in a list, because the kind may be unhashable
         and isinstance(description.get("architecture"), dict)
     )
     return Description(description["kind"], description["architecture"]) if is_ours else None
