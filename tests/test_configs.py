@@ -41,7 +41,7 @@ PAIRS = {name: (CONFIGS / f"{name}.yaml", CONFIGS / f"{name.replace('gray', 'col
 # Comments that are not the same once "gray" reads "color" and "luma" "RGB".
 COMMENTS_OF_GRAY = {
     "photos come in JFIF's 0..255",
-    'Stage 2 with the paper\'s settings (color): row "Ours" of Table 1 and 4.',
+    'Stage 2 with the paper\'s settings (color): row "Ours" of Tables 1 and 4.',
 }
 COMMENTS_OF_COLOR = {'Stage 2 with the paper\'s settings (color): row "Ours" of Table 3.'}
 
