@@ -75,7 +75,7 @@ def download(
         # Renamed, not removed: the user may have put it there, or it may be a log-in page that explains the failure.
         aside = error.archive.with_name(error.archive.name + ".damaged")
         os.replace(error.archive, aside)
-        advice = f"it is {aside.name} now, run the command again to fetch it anew"
+        advice = f"it was renamed to {aside.name}; run the command again to fetch a new copy"
         raise ValueError(f"{error.archive} {error.finding}; {advice}") from error
     made.notes.append(f"note: {', '.join(map(str, archives))} can be deleted now")
     return made

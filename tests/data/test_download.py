@@ -363,7 +363,7 @@ def test_a_damaged_archive_is_set_aside_and_fetched_again(
     assert run_data(*command) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "BSR_bsds500.tgz is " in said
-    assert "; it is BSR_bsds500.tgz.damaged now, run the command again to fetch it anew" in said
+    assert "; it was renamed to BSR_bsds500.tgz.damaged; run the command again to fetch a new copy" in said
     assert [path.name for path in archives.iterdir()] == ["BSR_bsds500.tgz.damaged"]
     assert (archives / "BSR_bsds500.tgz.damaged").read_bytes() == bad
     server.files["/BSR_bsds500.tgz"] = sound
