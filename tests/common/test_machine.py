@@ -1,13 +1,26 @@
-"""Choosing bfloat16 or float32."""
+"""Choosing a device, and bfloat16 or float32."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from common.machine import autocast, choose_precision, convolutions_tried_out, cpu_has_bfloat16
+from common.machine import autocast, choose_device, choose_precision, convolutions_tried_out, cpu_has_bfloat16
 
 CPU = torch.device("cpu")
+
+
+def test_devices_have_names() -> None:
+    assert choose_device("cpu") == CPU
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(ValueError, match="device must be auto, cuda or cpu, got 'tpu'"):
+        choose_device("tpu")
+
+
+def test_cuda_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"device cuda was asked for, .* use auto or cpu"):
+        choose_device("cuda")
 
 
 @pytest.mark.parametrize(

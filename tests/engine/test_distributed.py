@@ -1,24 +1,21 @@
 """Two gloo processes equal one: losses, weights, and the queue of keys."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import train_restorer
-from common.machine import choose_device
 from cqe.encoder import QualityEncoder
 from cqe.weights import save_encoder
 from engine.checkpoint import load_checkpoint
 from engine.config import parse_config
 from engine.distributed import Process, gather_rows, largest_over_ranks, mean_over_ranks, process_group, wait_for_all
 from restoration.config import RestorerConfig
-from tests.distributed_worker import EQUAL_QUALITIES, contrast_steps
+from tests.engine.distributed_worker import EQUAL_QUALITIES, contrast_steps
 from tests.places import ROOT
+from tests.program import run_python
 from tests.synthetic import cqe_settings, make_data_root, restorer_settings, write_config
 
 NUM_STEPS = 5
@@ -32,13 +29,6 @@ def test_one_process_needs_no_group() -> None:
     with process_group("cpu") as process:
         assert process == Process(0, 1, torch.device("cpu")) and process.is_main
     assert not Process(1, 2, torch.device("cpu")).is_main
-
-
-def test_devices_have_names() -> None:
-    assert choose_device("cpu") == torch.device("cpu")
-    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    with pytest.raises(ValueError, match="device must be auto, cuda or cpu, got 'tpu'"):
-        choose_device("tpu")
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +53,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         parse_config(RestorerConfig, ["--config", str(folder / "alone.yaml")]),
         Process(0, 1, torch.device("cpu")),
     )
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    worker = [ROOT / "tests" / "distributed_worker.py", folder / "pair.yaml", folder / "pair_cqe.yaml", folder]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launcher, *map(str, worker)], capture_output=True, text=True, env=environment, timeout=300)
+    worker = ROOT / "tests" / "engine" / "distributed_worker.py"
+    done = run_python(worker, folder / "pair.yaml", folder / "pair_cqe.yaml", folder, num_processes=2)
     assert done.returncode == 0, done.stderr
     return folder
 
