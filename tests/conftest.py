@@ -1,4 +1,4 @@
-"""What every test gets: fixed seeds and one thread; and, where they are at hand, the benchmark images."""
+"""What every test gets: fixed seeds and one thread; refusals of `test.py`; the benchmark images where they are."""
 
 import os
 import random
@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+from tests import program
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,3 +36,23 @@ def data_root() -> Callable[[str], Path]:
         return root
 
     return root_with
+
+
+@pytest.fixture
+def refusal(tmp_path: Path, capsys: pytest.CaptureFixture) -> Callable[..., str]:
+    """Run `test.py ARGUMENTS`, which must end with status 2 and one line, and write nothing; returns the line."""
+
+    def files() -> dict[Path, bytes | None]:
+        return {path: path.read_bytes() if path.is_file() else None for path in tmp_path.rglob("*")}
+
+    def check(*arguments: object) -> str:
+        capsys.readouterr()  # what was printed before is not its output
+        before = files()
+        with pytest.raises(SystemExit) as ended:
+            program.run(*arguments)
+        captured = capsys.readouterr()
+        assert (ended.value.code, captured.out, captured.err.count("\n")) == (2, "", 1), captured.err
+        assert captured.err.startswith("test.py") and files() == before
+        return captured.err
+
+    return check

@@ -1,6 +1,9 @@
-"""The programs, as every test runs them: `test.py` and `python -m data`."""
+"""The programs, as every test runs them: `test.py`, `python -m data`, and Python in a process of its own."""
 
 import importlib.util
+import os
+import subprocess
+import sys
 from types import ModuleType
 
 from data.__main__ import main as data_main
@@ -29,3 +32,13 @@ def run_data(*arguments: object) -> int:
     except SystemExit as ended:
         return ended.code
     return 0
+
+
+def run_python(*arguments: object, num_processes: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run `python ARGUMENTS` in a process of its own, or that many by torchrun, with the project on the path."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}"]
+    command = [sys.executable, *(launcher if num_processes else []), *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment.pop("TRACEBACK", None)
+    # The limit is generous: it only ends what would never end.
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=300)

@@ -1,4 +1,4 @@
-"""`test.py restore`: files and folders in, PNG files out, and one clear line for every mistake."""
+"""`test.py restore`: files and folders in, PNG files out, and one clear line for mistakes."""
 
 import io
 import os
@@ -11,28 +11,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cqe.encoder import QualityEncoder
 from cqe.quality import QualityProbe, QualityReader
-from restoration.networks import FastOptions, NetworkConfig, build_restorer
 from restoration.photos import read_photo
-from restoration.weights import open_weights, save_restorer
+from restoration.weights import open_weights
 from tests import program
+from tests.networks import save_tiny, tiny_restorer
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small luma network, untrained: its last layer is zero, so it changes nothing."""
-    options = FastOptions(widths=(4, 4, 4), blocks_down=(0, 0, 0), blocks_up=(0, 0, 0))
-    config = NetworkConfig(name="fast", fast=options)
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    restorer = build_restorer(config, QualityEncoder(1, width=8), 1)
-    save_restorer(restorer, config, path)
+    folder = tmp_path_factory.mktemp("weights")
+    restorer = tiny_restorer()
     probe = QualityProbe(restorer.encoder.network.representation_size)
     probe.scale.fill_(0.1)
     probe.linear.fill_(1)
     probe.shared_error.fill_(6.4)
-    save_restorer(restorer, config, path.with_name("reads.safetensors"), probe=probe)
-    return path
+    save_tiny(folder / "reads.safetensors", restorer, probe=probe)
+    return save_tiny(folder / "small.safetensors", restorer)
 
 
 @pytest.fixture(scope="module")
@@ -51,32 +47,13 @@ def run(weights: Path) -> Callable[..., None]:
     return restore
 
 
-@pytest.fixture
-def refusal(run: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture) -> Callable[..., str]:
-    """Run what must fail with status 2 and one line on stderr, before anything is written; returns the line."""
-
-    def check(*arguments: object) -> str:
-        before = sorted(tmp_path.rglob("*"))
-        with pytest.raises(SystemExit) as exit_info:
-            run(*arguments)
-        captured = capsys.readouterr()
-        assert exit_info.value.code == 2
-        assert captured.out == "" and captured.err.startswith("test.py") and captured.err.count("\n") == 1
-        assert sorted(tmp_path.rglob("*")) == before
-        return captured.err
-
-    return check
-
-
 def save_constant(path: Path, *, channels: int, reading: float) -> None:
     """A small untrained network whose probe reads one quality off everything."""
-    options = FastOptions(widths=(4, 4, 4), blocks_down=(0, 0, 0), blocks_up=(0, 0, 0))
-    config = NetworkConfig(name="fast", fast=options)
-    restorer = build_restorer(config, QualityEncoder(channels, width=8), channels)
+    restorer = tiny_restorer(channels)
     probe = QualityProbe(restorer.encoder.network.representation_size)
     probe.bias.fill_(reading)
     probe.shared_error.fill_(6.4)
-    save_restorer(restorer, config, path, probe=probe)
+    save_tiny(path, restorer, probe=probe)
 
 
 def photo(path: Path, *shape: int) -> Path:
@@ -201,26 +178,30 @@ def test_names_that_cannot_be_printed_are_escaped(
         assert f"{shown}1.png -> " in out
 
 
-def test_overwrite_replaces_outputs(run: Callable, refusal: Callable, tmp_path: Path) -> None:
+def test_overwrite_replaces_outputs(run: Callable, tmp_path: Path) -> None:
     source, output = photo(tmp_path / "a.jpg", 8, 8), photo(tmp_path / "out" / "a.png", 3, 3)
-    assert "a.png exists (the output); allow overwriting" in refusal(source, "--output", tmp_path / "out")
     run(source, "--output", tmp_path / "out", "--overwrite")
     with Image.open(output) as replaced:
         assert replaced.size == (8, 8)
 
 
-def test_mistakes_end_before_any_work(refusal: Callable, tmp_path: Path) -> None:
-    source = photo(tmp_path / "a.png", 8, 8)
-    out = tmp_path / "out"
-    (tmp_path / "empty").mkdir()
-    assert "(it is a file)" in refusal(source, "--output", source)
-    assert "(Not a directory)" in refusal(source, "--output", source / "below")
-    assert "is an input and would be replaced" in refusal(source, "--output", tmp_path, "--overwrite")
-    assert "nowhere.jpg does not exist" in refusal(tmp_path / "nowhere.jpg", "--output", out)
-    assert "empty holds no photos" in refusal(tmp_path / "empty", "--output", out)
-    assert "multiple of 32 pixels and at least 96, got 100" in refusal(source, "--output", out, "--tile", 100)
-    assert "no weights 'unknown'" in refusal(source, "--output", out, "--weights", "unknown")
-    assert "--output" in refusal(source)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--output", "in"], "a.png is an input and would be replaced"),
+        (["--output", "a.png/out"], "(Not a directory)"),
+        (["--output", "out", "--tile", 100], "multiple of 32 pixels and at least 96, got 100"),
+        (["--output", "out", "--weights", "unknown"], "no weights 'unknown'"),
+        ([], "--output"),
+    ],
+)
+def test_mistakes_end_before_any_work(
+    refusal: Callable, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photo(tmp_path / "a.png", 8, 8)
+    photo(tmp_path / "in" / "a.png", 8, 8)
+    assert message in refusal("restore", "in", "--weights", weights, "--device", "cpu", *options)
 
 
 def test_a_terminal_gets_a_bar_instead_of_lines(

@@ -268,9 +268,3 @@ def test_more_qualities_of_an_image_than_there_are_is_refused(pack: Pack) -> Non
     store = pack(noise(16, 16))
     with pytest.raises(ValueError, match="pairs.qualities_per_image is 3, but data.qualities has only 2 different"):
         pairs_of(store, settings(qualities=[10, 20, "10..10"]), qualities_per_image=3)
-
-
-def test_an_image_smaller_than_the_patch_is_named(pack: Pack) -> None:
-    store = pack(noise(16, 16), noise(20, 15))
-    with pytest.raises(ValueError, match=r"1\.png is 15x20 pixels, smaller than the patch: lower data.patch_size_px"):
-        pairs_of(store, settings())

@@ -83,19 +83,9 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def refusal(root: Path, capsys: pytest.CaptureFixture) -> Callable:
-    """Run what must fail with status 2 and one line, and write nothing; returns the line."""
-
-    def check(*arguments: object) -> str:
-        before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
-        with pytest.raises(SystemExit) as exit_info:
-            run("document", "--root", root, *arguments)
-        captured = capsys.readouterr()
-        assert exit_info.value.code == 2 and captured.err.count("\n") == 1
-        assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
-        return captured.err
-
-    return check
+def refused(root: Path, refusal: Callable) -> Callable:
+    """Run `document`, which must fail and write nothing; returns the line."""
+    return lambda *arguments: refusal("document", "--root", root, *arguments)
 
 
 def evaluated(folder: Path, name: str, *, set_name: str = "classic5", color_mode: str = "gray") -> Path:
@@ -198,13 +188,13 @@ def test_a_weight_file_is_described_within_its_line(root: Path) -> None:
     )
 
 
-def test_check_finds_what_is_not_up_to_date(root: Path, refusal: Callable) -> None:
+def test_check_finds_what_is_not_up_to_date(root: Path, refused: Callable) -> None:
     run("document", "--root", root, evaluated(root, "mine"))
     table_of(root, "scores", "docs/results/mine.json")
     run("document", "--root", root, "--check")
     page = root / "README.md"
     page.write_text(page.read_text().replace("29.25", "29.26", 1))
-    line = refusal("--check")
+    line = refused("--check")
     assert "README.md" in line and "run test.py document" in line
 
 
@@ -219,22 +209,22 @@ def test_check_finds_what_is_not_up_to_date(root: Path, refusal: Callable) -> No
         ("<!-- table weights: README.md -->\n<!-- end -->", "no table 'weights' can be made from README.md"),
     ],
 )
-def test_marks_that_cannot_be_read_are_named(root: Path, refusal: Callable, text: str, message: str) -> None:
+def test_marks_that_cannot_be_read_are_named(root: Path, refused: Callable, text: str, message: str) -> None:
     (root / "README.md").write_text(text)
     (root / "results.json").write_text("{}")
-    line = refusal()
+    line = refused()
     assert "README.md" in line and message in line
 
 
-def test_mistakes_are_named(root: Path, refusal: Callable, tmp_path_factory: pytest.TempPathFactory) -> None:
-    assert "is not a result of `evaluate`" in refusal(root / "README.md")
-    assert "nothing.json" in refusal(root / "nothing.json")
-    assert "--check writes nothing" in refusal("--check", "x.json")
-    assert "holds no README.md" in refusal("--root", tmp_path_factory.mktemp("empty"))
+def test_mistakes_are_named(root: Path, refused: Callable, tmp_path_factory: pytest.TempPathFactory) -> None:
+    assert "is not a result of `evaluate`" in refused(root / "README.md")
+    assert "nothing.json" in refused(root / "nothing.json")
+    assert "--check writes nothing" in refused("--check", "x.json")
+    assert "holds no README.md" in refused("--root", tmp_path_factory.mktemp("empty"))
 
 
-def test_a_mark_left_open_in_one_page_changes_no_other(root: Path, refusal: Callable) -> None:
+def test_a_mark_left_open_in_one_page_changes_no_other(root: Path, refused: Callable) -> None:
     (root / "weights" / "open.md").write_text("<!-- table scores: x.json -->")
     save_file({"a": np.zeros(2, dtype=np.float32)}, root / "weights" / "mine.safetensors")
     (root / "README.md").write_text("<!-- table weights: weights/mine.safetensors --><!-- end -->")
-    assert "open.md" in refusal()
+    assert "open.md" in refused()

@@ -1,9 +1,6 @@
 """Two gloo processes equal one: losses, weights, and the queue of keys."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,8 +13,9 @@ from engine.checkpoint import load_checkpoint
 from engine.config import parse_config
 from engine.distributed import Process, gather_rows, largest_over_ranks, mean_over_ranks, process_group, wait_for_all
 from restoration.config import RestorerConfig
-from tests.distributed_worker import EQUAL_QUALITIES, contrast_steps
+from tests.engine.distributed_worker import EQUAL_QUALITIES, contrast_steps
 from tests.places import ROOT
+from tests.program import run_python
 from tests.synthetic import cqe_settings, make_data_root, restorer_settings, write_config
 
 NUM_STEPS = 5
@@ -55,10 +53,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         parse_config(RestorerConfig, ["--config", str(folder / "alone.yaml")]),
         Process(0, 1, torch.device("cpu")),
     )
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    worker = [ROOT / "tests" / "distributed_worker.py", folder / "pair.yaml", folder / "pair_cqe.yaml", folder]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launcher, *map(str, worker)], capture_output=True, text=True, env=environment, timeout=300)
+    worker = ROOT / "tests" / "engine" / "distributed_worker.py"
+    done = run_python(worker, folder / "pair.yaml", folder / "pair_cqe.yaml", folder, num_processes=2)
     assert done.returncode == 0, done.stderr
     return folder
 

@@ -1,8 +1,5 @@
 """Batches by global step: the same stream for any number of workers, ranks and restarts."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,6 +15,7 @@ from data.patches import Patches, RestorationPatches
 from data.store import open_store
 from engine.loader import StepSampler, build_loader
 from tests.places import ROOT
+from tests.program import run_python
 
 NUM_IMAGES = 7
 BATCH_SIZE = 2
@@ -149,10 +147,7 @@ def test_the_root_is_the_one_given_or_the_variable_or_datasets(monkeypatch: pyte
     ],
 )
 def test_a_training_ends_when_a_loader_worker_fails(failure: str, complaint: str, tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "tests" / "engine" / "failing_worker.py"), failure, str(tmp_path / "run")]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    # A generous limit: without a fix the process never ends.
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    done = run_python(ROOT / "tests" / "engine" / "failing_worker.py", failure, tmp_path / "run")
     assert done.returncode == 2, done.stderr
     assert f"failing_worker.py: error: {complaint}" in done.stderr.splitlines()[-1]
     if failure == "raises":

@@ -243,13 +243,11 @@ def test_gradients_are_clipped_to_the_norm(tmp_path: Path, clip: float | None, e
     assert abs(stage.module.weight.grad.item()) == pytest.approx(expected or abs(unclipped), rel=1e-4)
 
 
-@pytest.mark.parametrize(("spoiled", "term"), [("x", "total"), ("y", "total")])
-def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path, spoiled: str, term: str) -> None:
+@pytest.mark.parametrize("spoiled", ["x", "y"])
+def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path, spoiled: str) -> None:
     stage = LineStage()
     batches = Batches(stage, spoil={3: spoiled})
-    with pytest.raises(
-        FloatingPointError, match=f"^{term} is (inf|nan) at step 3: stopped before the update"
-    ) as caught:
+    with pytest.raises(FloatingPointError, match="^total is (inf|nan) at step 3: stopped before the update") as caught:
         run(tmp_path, stage, batches, save_every_steps=2)
     assert "\n" not in str(caught.value) and "optim.lr" in str(caught.value)
     assert stage.module.weight.item() == batches.weights[3]

@@ -1,9 +1,6 @@
 """Optimisers: Adam as torch has it, Muon against plain linear algebra, and the learning rate."""
 
 import copy
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +19,7 @@ from engine.optimizers import (
 )
 from tests.engine.muon_worker import train_muon
 from tests.places import ROOT
+from tests.program import run_python
 
 MUON = OptimConfig(name="muon", lr=0.02, momentum=0.9, adam_lr=0.003, betas=(0.8, 0.9), weight_decay=0.1)
 
@@ -229,10 +227,7 @@ def test_a_checkpoint_of_muon_from_before_the_fused_flag_goes_on(tmp_path: Path)
 @pytest.mark.slow
 def test_two_processes_train_with_muon_as_one_does(tmp_path: Path) -> None:
     alone = train_muon(tmp_path / "alone", max_steps=4)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    worker = [str(ROOT / "tests" / "engine" / "muon_worker.py"), str(tmp_path / "pair")]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launcher, *worker], capture_output=True, text=True, env=environment, timeout=300)
+    done = run_python(ROOT / "tests" / "engine" / "muon_worker.py", tmp_path / "pair", num_processes=2)
     assert done.returncode == 0, done.stderr
     pair = load_checkpoint(tmp_path / "pair" / "checkpoint.pt", stage="images")
     # Gradients are summed in another order, and Muon rounds them to bfloat16: a hundredth of four steps of 0.02.

@@ -1,14 +1,11 @@
 """`restoration` as a library: `load` and `restore_array`."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 from restoration import load, restore_array
 from restoration.tiling import restore_image
-from tests.places import ROOT
+from tests.program import run_python
 from tests.synthetic import picture
 
 
@@ -43,5 +40,5 @@ def test_unknown_names_are_refused() -> None:
 
 def test_importing_the_package_imports_nothing_of_the_project() -> None:
     code = "import sys, restoration; print(sorted({n.split('.')[0] for n in sys.modules} & {'cqe', 'engine', 'torch'}))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    done = run_python("-c", code)
+    assert done.stdout.strip() == "[]", done.stderr

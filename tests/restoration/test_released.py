@@ -1,11 +1,8 @@
 """The authors' weights: golden vectors of the released network, and files that are not theirs.
 
 `golden/released_*_golden.npz` hold what the released network computes for weights drawn by the rule in
-`released_weights`; `golden/released_*_keys.json` list its tensors. No weight file is needed.
+`tests.networks.released_weights`; `golden/released_*_keys.json` list its tensors. No weight file is needed.
 """
-
-import json
-import zlib
 
 import numpy as np
 import pytest
@@ -13,6 +10,7 @@ import torch
 from torch import Tensor
 
 from restoration.released import is_released, load_released, released_name
+from tests.networks import released_weights
 from tests.places import GOLDEN
 
 
@@ -76,29 +74,3 @@ def test_a_tensor_that_does_not_fit_is_named(
 ) -> None:
     with pytest.raises(ValueError, match=complaint):
         load_released(gray_weights | {name: value})
-
-
-def released_weights(name: str) -> dict[str, Tensor]:
-    """A state dict with the released names and shapes, filled by the rule of the golden vectors."""
-    shapes = json.loads((GOLDEN / f"released_{name}_keys.json").read_text())
-    return {key: torch.from_numpy(_draw(key, tuple(shape))) for key, shape in shapes.items()}
-
-
-def _draw(key: str, shape: tuple[int, ...]) -> np.ndarray:
-    rng = np.random.default_rng([0, zlib.crc32(key.encode())])
-    if key.endswith(".num_batches_tracked"):
-        return np.zeros(shape, np.int64)
-    if key.endswith(".running_var"):
-        return np.asarray(0.5 + rng.random(shape), np.float32)
-    normal = rng.standard_normal(shape)
-    is_batch_norm = key.startswith("E.") and ("bn" in key or ".downsample.1." in key)
-    if key.endswith(".running_mean"):
-        normal = 0.1 * normal
-    elif len(shape) == 4:
-        gain = 1 if key.startswith("E.") else 0.72
-        normal = gain * normal / np.sqrt(np.prod(shape[1:]))
-    elif is_batch_norm and key.endswith(".weight"):
-        normal = 1 + 0.1 * normal
-    else:
-        normal = (0.1 if is_batch_norm else 0.01) * normal
-    return np.asarray(normal, np.float32)

@@ -11,7 +11,6 @@ from common.files import sha256
 from cqe.encoder import QualityEncoder
 from cqe.quality import QualityProbe
 from cqe.weights import save_encoder
-from engine.checkpoint import save_checkpoint
 from engine.weight_files import WeightFile, architecture_of, read_weight_file, save_weights
 from restoration import weights
 from restoration.networks import FastOptions, NetworkConfig, build_restorer
@@ -25,7 +24,7 @@ from restoration.weights import (
     published_restorers,
     save_restorer,
 )
-from tests.restoration.test_released import released_weights
+from tests.networks import released_weights
 
 FAST = NetworkConfig(name="fast", fast=FastOptions(widths=(4, 6, 8), blocks_down=(1, 1, 1), blocks_up=(1, 1, 1)))
 
@@ -70,8 +69,6 @@ def test_what_is_needed_and_not_in_the_file_is_refused(weights_dir: Path) -> Non
     save_encoder(QualityEncoder(1, width=4), weights_dir / "alone.safetensors")
     opened = open_weights("alone", needs="encoder")
     assert opened.network is None and opened.kind == "a quality encoder (stage 1)"
-    with pytest.raises(ValueError, match=r"alone\.safetensors holds a quality encoder \(stage 1\), but a restoration"):
-        open_weights("alone", needs="network")
     with pytest.raises(ValueError, match=r"alone\.safetensors holds a quality encoder \(stage 1\), but a restoration"):
         weights.store_half("alone", weights_dir / "half.safetensors")
 
@@ -180,17 +177,13 @@ def some_probe(size: int) -> QualityProbe:
     return probe
 
 
-def test_a_training_checkpoint_says_where_the_weights_are(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "checkpoint.pt", {"stage": "restorer", "module": {}})
-    with pytest.raises(ValueError, match=r"is a training checkpoint; .* lie beside it, in restorer\.safetensors"):
-        load_restorer(tmp_path / "checkpoint.pt")
-
-
 def test_the_authors_files_are_known_by_their_content(tmp_path: Path) -> None:
     weights = released_weights("gray")
     torch.save(weights, tmp_path / "some_name.pth")
     restorer = load_restorer(tmp_path / "some_name.pth")
     assert isinstance(restorer, PaperRestorer) and restorer.channels == 1 and not restorer.training
+    encoder = open_weights(tmp_path / "some_name.pth", needs="encoder").encoder.state_dict()
+    torch.testing.assert_close(dict(encoder), {name: weights[f"E.{name}"] for name in encoder}, rtol=0, atol=0)
     torch.testing.assert_close(restorer.state_dict(), load_released(weights).state_dict(), rtol=0, atol=0)
     del weights["tail.bias"]
     torch.save(weights, tmp_path / "incomplete.pth")

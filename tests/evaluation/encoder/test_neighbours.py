@@ -74,7 +74,7 @@ def test_error_is_of_the_neighbours_mean_and_the_vote_of_their_mode() -> None:
     assert measured == {"knn_accuracy": 0.0, "knn_mae": pytest.approx(20.0)}
 
 
-def test_figures_agree_with_a_slow_loop() -> None:
+def test_scores_agree_with_a_slow_loop() -> None:
     qualities, images = labelled(7, [10, 20, 30, 40])
     rows = F.normalize(one_hot(qualities) + torch.randn(28, 4), dim=1)
     hits, errors = [], []

@@ -235,7 +235,7 @@ def blank_crops(num_images: int) -> Crops:
 
 
 def scores_of_rows(made: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> dict[str, float]:
-    """Figures of representations made from (qualities, generator), probes fitted on others made likewise."""
+    """Scores of representations made from (qualities, generator), probes fitted on others made likewise."""
     tested, probed = blank_crops(20), blank_crops(10)
     rows, fitted = (made(crops.qualities, np.random.default_rng(len(crops.images))) for crops in (tested, probed))
     return score_rows(torch.from_numpy(rows), fit_probes(fitted, probed.qualities, probed.images), tested)

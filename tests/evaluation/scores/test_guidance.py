@@ -111,7 +111,7 @@ def test_another_image_is_brought_to_size_before_it_is_coded(tmp_path: Path) -> 
     assert expected.items() <= by_kind["other_image"]["images"]["a"].items()
 
 
-def test_figures_are_means_in_the_layout_that_is_promised(sets: list[ImageSet]) -> None:
+def test_scores_are_means_in_the_layout_that_is_promised(sets: list[ImageSet]) -> None:
     result = measure(Echo(), sets, [20, 40], wrong_qualities=[10, 90], seed=5)
     assert (result["method"], result["channels"]) == ("toy", "gray") and "PSNR peak 255" in result["protocol"]
     assert result["features"] == {"wrong_quality": {"20": 90, "40": 90}, "seed": 5}
@@ -268,7 +268,7 @@ def test_what_cannot_be_measured_is_refused_before_any_work(sets: list[ImageSet]
         check([ImageSet("mine", sets[0].paths[:1])], [10], "gray")
 
 
-def test_the_table_shows_each_figure_and_its_distance_from_the_own_one() -> None:
+def test_the_table_shows_each_score_and_its_distance_from_the_own_one() -> None:
     psnr = {"own": 30.0, "other_quality": 28.766, "other_image": 29.9, "shuffled": 30.012, "zero": 12.5}
     by_quality = {q: {name: {"psnr": value + int(q)} for name, value in psnr.items()} for q in ("0", "1")}
     choices = {"wrong_quality": {"0": 90, "1": 10}, "seed": 0}

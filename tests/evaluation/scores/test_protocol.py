@@ -42,6 +42,7 @@ def save_random(path: Path, *shape: int, seed: int = 0) -> np.ndarray:
 
 
 # Which rows are checked is a matter of time: the command line checks them all (README).
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "set_name", "qualities"),
     [

@@ -25,7 +25,7 @@ from restoration.config import RestorerConfig
 from restoration.networks import NetworkConfig
 from restoration.weights import load_restorer, open_weights
 from tests.places import ROOT
-from tests.synthetic import cqe_settings, make_data_root, picture, restorer_settings, write_config, write_pictures
+from tests.synthetic import cqe_settings, make_data_root, restorer_settings, write_config, write_pictures
 
 SCRIPTS = {"cqe": train_cqe, "restorer": train_restorer}
 WEIGHTS = {"cqe": "encoder.safetensors", "restorer": "restorer.safetensors"}
@@ -246,9 +246,6 @@ def test_training_goes_on_from_trained_weights(settings: Callable, script: Calla
     assert script("restorer", settings("restorer", run="second", max_steps=1), *still)[0] == 0
     before, after = (load_restorer(tmp_path / run / "restorer.safetensors").state_dict() for run in ("first", "second"))
     torch.testing.assert_close(after, before, rtol=0, atol=1e-12)
-    wider = ["--initial_weights", str(first), "--network.fast.widths", "[8, 8, 8]"]
-    refused = script("restorer", settings("restorer", run="third"), *wider)
-    assert_refused(refused, "restorer", r"first/restorer\.safetensors: tensor '\S+' is \(.*\), the network needs \(")
 
 
 def test_a_probe_is_published_with_its_own_encoder_only(tmp_path: Path) -> None:
@@ -272,8 +269,6 @@ def test_an_encoder_goes_on_from_trained_weights_in_both_of_its_roles(
     for name, before in load_encoder(encoder_file, channels=1).named_parameters():
         for role in ("query_encoder", "key_encoder"):
             torch.testing.assert_close(after[f"{role}.{name}"], before.detach(), rtol=0, atol=1e-12)
-    refused = script("cqe", settings("cqe", run="wider"), *still, "--encoder.width", "16")
-    assert_refused(refused, "cqe", r"encoder\.safetensors has width 8, but the config has 16")
 
 
 def test_colour_trains_too(settings: Callable, script: Callable, tmp_path: Path) -> None:
@@ -365,6 +360,7 @@ def test_an_encoder_of_other_channels_is_refused(settings: Callable, script: Cal
     assert_refused(refused, "restorer", r"is an encoder for 1-channel images, but 3 channel\(s\) are needed")
 
 
+@pytest.mark.ddp
 @pytest.mark.slow
 def test_in_a_process_of_its_own_a_signal_stops_and_saves_and_a_mistake_is_one_line(
     settings: Callable, tmp_path: Path
@@ -388,11 +384,6 @@ def test_in_a_process_of_its_own_a_signal_stops_and_saves_and_a_mistake_is_one_l
     again = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120)
     assert again.returncode == 2 and again.stdout == ""
     assert_refused((2, again.stderr.splitlines()), "restorer", "already holds a run")
-
-
-def test_synthetic_pictures_repeat_and_differ() -> None:
-    assert (picture(seed=1) == picture(seed=1)).all() and (picture(seed=1) != picture(seed=2)).any()
-    assert picture(20, 30).shape == (20, 30, 3)
 
 
 def assert_refused(outcome: tuple[int, list[str]], stage: str, complaint: str) -> None:

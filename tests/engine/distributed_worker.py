@@ -1,6 +1,6 @@
 """What each of two processes does in test_distributed.py; started by torchrun, not by pytest.
 
-    torchrun --standalone --nproc_per_node=2 tests/distributed_worker.py RESTORER_CONFIG CQE_CONFIG OUTPUT_FOLDER
+    torchrun --standalone --nproc_per_node=2 tests/engine/distributed_worker.py RESTORER_CONFIG CQE_CONFIG OUTPUT_FOLDER
 
 Trains both stages with the scripts' own `run`, and the contrast of a linear encoder; writes what this process alone
 knows to OUTPUT_FOLDER/rank<r>.pt: the keys and qualities it had at each step, the queue and weights it ended with.
