@@ -318,6 +318,12 @@ def test_a_mistake_ends_with_status_2_and_one_line(
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
+def test_a_checkpoint_of_the_other_stage_is_refused(settings: Callable, script: Callable) -> None:
+    assert script("restorer", settings("restorer", max_steps=1))[0] == 0
+    refused = script("cqe", settings("cqe"), "--resume")
+    assert_refused(refused, "cqe", r"checkpoint of stage 'restorer', but this script trains stage 'cqe'")
+
+
 @pytest.mark.parametrize(("key", "other"), [("width", 16), ("remove_local_mean", False)])
 def test_an_encoder_of_another_architecture_is_no_beginning(
     key: str, other: object, settings: Callable, script: Callable, encoder_file: Path
