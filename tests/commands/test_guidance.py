@@ -68,12 +68,6 @@ def test_gray_images_stored_as_rgb_are_warned_of(weights: Path, photos: Path, ca
     assert caplog.text.count("photos: gray images stored as RGB (b.png)") == 1
 
 
-def test_gray_images_stored_as_rgb_are_warned_of(weights: Path, photos: Path, caplog: pytest.LogCaptureFixture) -> None:
-    Image.fromarray(picture(26, 40)).convert("L").convert("RGB").save(photos / "b.png")
-    run("guidance", "--weights", weights, "--sets", photos, "--quality", 20)
-    assert caplog.text.count("photos: gray images stored as RGB (b.png)") == 1
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
