@@ -29,6 +29,27 @@ def picture(height: int = SIZE_PX, width: int = SIZE_PX, *, seed: int = 0) -> np
     return np.clip(np.round(image), 0, 255).astype(np.uint8)
 
 
+def noise(*shape: int, seed: int = 0, peak: int = 255) -> np.ndarray:
+    """An image of random pixels from 0 to `peak`: uint8, or uint16 for a peak above 255."""
+    pixels = np.random.default_rng(seed).integers(0, peak, shape, dtype=np.uint16, endpoint=True)
+    return pixels.astype(np.min_scalar_type(peak))
+
+
+def save(path: Path, image: np.ndarray | Image.Image, **options: Any) -> Path:
+    """Write an image, and the folder that it is in; returns the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path, **options)
+    return path
+
+
+def save_mosaic(path: Path, *shape: int, seed: int = 0) -> np.ndarray:
+    """Write an image of random squares of six pixels, so that JPEG has something to keep; returns it."""
+    coarse = noise(-(-shape[0] // 6), -(-shape[1] // 6), *shape[2:], seed=seed)
+    image = coarse.repeat(6, axis=0).repeat(6, axis=1)[: shape[0], : shape[1]]
+    save(path, image)
+    return image
+
+
 def write_pictures(folder: Path, names: list[str], *, size: int = SIZE_PX, seed: int = 0) -> None:
     """Write one PNG for each name, no two the same."""
     folder.mkdir(parents=True, exist_ok=True)

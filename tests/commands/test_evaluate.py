@@ -15,23 +15,15 @@ from evaluation.scores.metrics import score
 from restoration.tiling import restore_image
 from tests.networks import save_tiny, tiny_restorer
 from tests.program import SCRIPT, run, run_python
+from tests.synthetic import save_mosaic
 
 
 @pytest.fixture
 def live1(tmp_path: Path) -> dict[str, np.ndarray]:
     """Two small colour images where LIVE1 belongs, by stem."""
     return {
-        stem: save_image(tmp_path / "live1" / f"{stem}.png", 24, 40, 3, seed=seed) for seed, stem in enumerate("ab")
+        stem: save_mosaic(tmp_path / "live1" / f"{stem}.png", 24, 40, 3, seed=seed) for seed, stem in enumerate("ab")
     }
-
-
-def save_image(path: Path, *shape: int, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    image = rng.integers(0, 256, (shape[0] // 4, shape[1] // 4, *shape[2:]), dtype=np.uint8)
-    image = image.repeat(4, axis=0).repeat(4, axis=1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path)
-    return image
 
 
 def test_json_holds_scores_of_every_image_set_and_quality(tmp_path: Path, live1: dict) -> None:
@@ -60,7 +52,7 @@ def test_terminal_and_markdown_show_the_same_scores(tmp_path: Path, live1: dict,
 
 
 def test_folder_of_images_is_a_set_of_its_own_name(tmp_path: Path) -> None:
-    save_image(tmp_path / "holiday" / "1.png", 16, 16)
+    save_mosaic(tmp_path / "holiday" / "1.png", 16, 16)
     run("evaluate", "--weights", "jpeg", "--sets", tmp_path / "holiday", "--quality", 50, "--json", tmp_path / "o.json")
     assert list(json.loads((tmp_path / "o.json").read_text())["results"]) == ["holiday"]
 
@@ -165,7 +157,7 @@ def test_a_damaged_image_among_good_ones_ends_it_with_nothing_written(
     refusal: Callable, tmp_path: Path, live1: dict
 ) -> None:
     broken = tmp_path / "live1" / "broken.png"
-    save_image(broken, 64, 64, 3)
+    save_mosaic(broken, 64, 64, 3)
     broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
     outputs = ["--data-root", tmp_path, "--json", tmp_path / "o.json"]
     assert "broken.png is damaged" in refusal("evaluate", "--weights", "jpeg", "--sets", "live1", *outputs)

@@ -129,9 +129,11 @@ def test_an_image_is_not_its_own_prototype(refused: Callable, tmp_path: Path) ->
     ("number", "options", "message"),
     [
         (3, [], "invalid choice: '3' (choose from"),
+        (2, ["--perplexity", 0], "--perplexity: must be a whole number of at least 1, got 0"),
         (2, ["--projector", "."], "not an empty folder"),
         (2, ["--image", "x.png"], "unrecognized arguments: --image x.png"),
         (2, ["--channels", "color"], "--channels"),
+        (5, ["--image", "live1/c"], "no image 'live1/c'"),
         (5, ["--image", "nothing.png"], "no image 'nothing.png': neither a file nor SET/STEM"),
         (5, ["--data-root", "nowhere"], "name an image, or the folder"),
         (5, ["--output", __file__], "cannot be written"),

@@ -13,7 +13,7 @@ from cqe.encoder import QualityEncoder
 from cqe.weights import save_encoder
 from tests import program
 from tests.networks import save_tiny, tiny_restorer
-from tests.synthetic import write_pictures
+from tests.synthetic import noise, save, write_pictures
 
 CONDITIONS = ["aligned", "offgrid", "double", "resized", "unseen"]
 METRICS = {
@@ -195,6 +195,12 @@ def test_unfit_weights_are_refused(refused: Callable, root: Path) -> None:
     assert f"there is no {root / 'tiny_supervised.safetensors'}; to train one" in refused("--kinds", "supervised")
     line = refused("--channels", "color")
     assert "tiny.safetensors is no encoder for color images; change --channels (to gray)" in line
+
+
+def test_gray_images_are_refused_for_colour(refused: Callable, root: Path) -> None:
+    save(root / "live1" / "d.png", noise(40, 40))
+    save_small(root / "color.safetensors", 3)
+    assert "d.png is a gray image" in refused("--weights", root / "color.safetensors", "--channels", "color")
 
 
 @pytest.mark.parametrize(

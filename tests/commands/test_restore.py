@@ -16,6 +16,7 @@ from restoration.photos import read_photo
 from restoration.weights import open_weights
 from tests import program
 from tests.networks import save_tiny, tiny_restorer
+from tests.synthetic import noise, save
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +58,7 @@ def save_constant(path: Path, *, channels: int, reading: float) -> None:
 
 
 def photo(path: Path, *shape: int) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)).save(path)
-    return path
+    return save(path, noise(*shape))
 
 
 def test_a_folder_and_a_file_are_restored_with_a_line_each(

@@ -292,11 +292,6 @@ def test_a_momentum_out_of_range_is_refused(momentum: float) -> None:
         contrast(momentum=momentum)
 
 
-def test_a_temperature_that_is_not_positive_is_refused() -> None:
-    with pytest.raises(ValueError, match="temperature must be > 0, got 0"):
-        contrast(temperature=0)(patches(), patches(), qualities())
-
-
 def train(moco: MomentumContrast, optimizer: torch.optim.Optimizer, steps: list[tuple[Tensor, ...]]) -> list[float]:
     losses = []
     for step in steps:

@@ -9,10 +9,7 @@ from PIL import Image
 
 from data.augment import symmetry
 from data.color import luma, to_image, to_tensor
-
-
-def noise(*shape: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+from tests.synthetic import noise
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,7 @@ def test_a_part_without_sound_notes_on_its_version_is_begun_again(
     assert server.requests == [("/file.bin", None)]
 
 
+@pytest.mark.ddp
 def test_a_second_download_of_the_same_file_is_refused_while_the_first_lives(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file.bin.part").write_bytes(b"of the other process")
     code = "import sys; from pathlib import Path; from data.download import _alone\n"

@@ -10,10 +10,7 @@ from PIL import Image
 
 from data.color import luma
 from data.images import list_images, read_image, read_rgb, to_channels
-
-
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+from tests.synthetic import noise
 
 
 def one_line(error: pytest.ExceptionInfo) -> str:

@@ -118,14 +118,6 @@ def test_the_first_of_two_packing_at_once_wins_and_both_read_it(
     assert_holds(winners[0], photos)
 
 
-def test_a_missing_or_empty_folder_is_named(tmp_path: Path, packs: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
-        open_store(tmp_path / "nowhere", packs)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty holds no images"):
-        open_store(tmp_path / "empty", packs)
-
-
 def test_a_store_goes_to_workers_without_its_pixels(photos: Path, packs: Path) -> None:
     save(photos / "large.png", 200, 200, 3)
     store = open_store(photos, packs)

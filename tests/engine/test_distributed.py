@@ -65,6 +65,7 @@ def ranks(folder: Path) -> list[dict]:
 
 
 @pytest.mark.ddp
+@pytest.mark.slow
 def test_gathered_rows_are_in_rank_order_and_means_and_maxima_are_over_ranks(ranks: list[dict]) -> None:
     expected = torch.tensor([[0.0] * 3] * 2 + [[1.0] * 3] * 2)
     for rank in ranks:
@@ -74,6 +75,7 @@ def test_gathered_rows_are_in_rank_order_and_means_and_maxima_are_over_ranks(ran
 
 
 @pytest.mark.ddp
+@pytest.mark.slow
 def test_two_processes_train_the_restorer_as_one_does(folder: Path, ranks: list[dict]) -> None:
     alone, pair = (load_checkpoint(folder / name / "checkpoint.pt", stage="restorer") for name in ("alone", "pair"))
     # Gradients are summed in another order in float32, and Adam divides by their size: 1e-6 is a thousandth of a step.
@@ -86,6 +88,7 @@ def test_two_processes_train_the_restorer_as_one_does(folder: Path, ranks: list[
 
 
 @pytest.mark.ddp
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", EQUAL_QUALITIES)
 def test_two_processes_contrast_as_one_does(ranks: list[dict], mode: str) -> None:
     alone = contrast_steps(mode, Process(0, 1, torch.device("cpu")))
@@ -97,6 +100,7 @@ def test_two_processes_contrast_as_one_does(ranks: list[dict], mode: str) -> Non
 
 
 @pytest.mark.ddp
+@pytest.mark.slow
 def test_both_processes_keep_the_queue_of_all_keys_in_rank_order(ranks: list[dict]) -> None:
     for kept, seen in (("queue", "keys"), ("queue_quality", "qualities")):
         queue = ranks[0][kept]
@@ -109,6 +113,7 @@ def test_both_processes_keep_the_queue_of_all_keys_in_rank_order(ranks: list[dic
 
 
 @pytest.mark.ddp
+@pytest.mark.slow
 def test_both_processes_keep_the_same_encoders(ranks: list[dict]) -> None:
     for part in ("query_encoder", "key_encoder"):
         torch.testing.assert_close(ranks[1][part], ranks[0][part], rtol=0, atol=0)

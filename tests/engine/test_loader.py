@@ -138,7 +138,7 @@ def test_the_root_is_the_one_given_or_the_variable_or_datasets(monkeypatch: pyte
     assert data_root() == Path("datasets")
 
 
-@pytest.mark.slow
+@pytest.mark.ddp
 @pytest.mark.parametrize(
     ("failure", "complaint"),
     [

@@ -34,6 +34,14 @@ def slow_multi_positive(queries: Tensor, keys: Tensor, is_positive: Tensor, temp
     return total / len(queries)
 
 
+def assert_agree(loss: Tensor, queries: Tensor, expected: Tensor, exact: Tensor) -> None:
+    """A loss and its gradient for `queries` are those in double precision, `expected` of `exact`."""
+    # float32 against float64: logits up to 1/0.07 carry an error of 14 * 6e-8, which the loss and its gradient inherit.
+    torch.testing.assert_close(loss, expected.float(), rtol=5e-6, atol=5e-6)
+    (gradient,), (exact_gradient,) = torch.autograd.grad(loss, queries), torch.autograd.grad(expected, exact)
+    torch.testing.assert_close(gradient, exact_gradient.float(), rtol=2e-5, atol=2e-5)
+
+
 @pytest.mark.parametrize("num_negatives", [1, 7, 100])
 @pytest.mark.parametrize("temperature", [0.07, 1.0])
 def test_equal_similarities_give_log_of_the_number_of_choices(num_negatives: int, temperature: float) -> None:
@@ -54,10 +62,7 @@ def test_loss_and_gradient_agree_with_a_slow_loop(temperature: float) -> None:
     exact = queries.detach().double().requires_grad_()
     expected = slow_info_nce(exact, keys.double(), negatives.double(), temperature)
     loss = info_nce(queries, keys, negatives, temperature=temperature)
-    # float32 against float64: logits up to 1/0.07 carry an error of 14 * 6e-8, which the loss and its gradient inherit.
-    torch.testing.assert_close(loss, expected.float(), rtol=5e-6, atol=5e-6)
-    (gradient,), (exact_gradient,) = torch.autograd.grad(loss, queries), torch.autograd.grad(expected, exact)
-    torch.testing.assert_close(gradient, exact_gradient.float(), rtol=2e-5, atol=2e-5)
+    assert_agree(loss, queries, expected, exact)
 
 
 def test_the_order_of_negatives_and_of_samples_does_not_matter() -> None:
@@ -146,10 +151,7 @@ def test_several_positives_agree_with_a_slow_loop(temperature: float) -> None:
     exact = queries.detach().double().requires_grad_()
     expected = slow_multi_positive(exact, keys.double(), is_positive, temperature)
     loss = multi_positive_info_nce(queries, keys, is_positive, temperature=temperature)
-    # As for one positive: float32 against float64.
-    torch.testing.assert_close(loss, expected.float(), rtol=5e-6, atol=5e-6)
-    (gradient,), (exact_gradient,) = torch.autograd.grad(loss, queries), torch.autograd.grad(expected, exact)
-    torch.testing.assert_close(gradient, exact_gradient.float(), rtol=2e-5, atol=2e-5)
+    assert_agree(loss, queries, expected, exact)
 
 
 def test_with_one_positive_each_it_is_the_loss_of_one_positive() -> None:

@@ -16,6 +16,7 @@ from restoration import photos
 from restoration.folders import PhotoRestorer, make_folder, plan, restore_files
 from restoration.photos import LUMA, Photo, has_color, read_photo, restore_photo, save_photo
 from restoration.tiling import restore_tensor
+from tests.synthetic import noise, save
 
 ORIENTATION = 0x0112
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 0x011A, 0x011B, 0x0128
@@ -48,20 +49,6 @@ class Add(nn.Module):
         assert x.shape[1] == self.channels
         self.seen.append(x.clone())
         return x + self.amount
-
-
-def noise(*shape: int, seed: int = 0, peak: int = 255) -> np.ndarray:
-    return (
-        np.random.default_rng(seed)
-        .integers(0, peak, shape, dtype=np.uint16, endpoint=True)
-        .astype(np.min_scalar_type(peak))
-    )
-
-
-def save(path: Path, image: np.ndarray | Image.Image, **options: object) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path, **options)
-    return path
 
 
 def restored(path: Path, network: nn.Module) -> Image.Image:

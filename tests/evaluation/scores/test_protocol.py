@@ -23,6 +23,7 @@ from evaluation.scores.image_sets import check_images, open_sets, present_sets, 
 from evaluation.scores.metrics import METRICS, psnr, psnrb, score
 from evaluation.scores.protocol import evaluate, restored_by, restored_in
 from evaluation.scores.tables import agrees, paper_table
+from tests.synthetic import save_mosaic
 
 DataRoot = Callable[[str], Path]
 
@@ -31,18 +32,7 @@ def identity(image: np.ndarray) -> np.ndarray:
     return image
 
 
-def save_random(path: Path, *shape: int, seed: int = 0) -> np.ndarray:
-    """A random image of coarse patches, so that JPEG has something to keep."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (-(-shape[0] // 6), -(-shape[1] // 6), *shape[2:]), dtype=np.uint8)
-    image = coarse.repeat(6, axis=0).repeat(6, axis=1)[: shape[0], : shape[1]]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path)
-    return image
-
-
 # Which rows are checked is a matter of time: the command line checks them all (README).
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "set_name", "qualities"),
     [
@@ -50,7 +40,7 @@ def save_random(path: Path, *shape: int, seed: int = 0) -> np.ndarray:
         (4, "classic5", [15, 25, 35, 45]),
         (1, "live1", [10, 40]),
         (4, "live1", [15, 45]),
-        (3, "live1", [10, 40]),
+        pytest.param(3, "live1", [10, 40], marks=pytest.mark.slow),
     ],
 )
 def test_jpeg_rows_equal_the_papers_to_the_printed_digit(
@@ -95,7 +85,7 @@ def test_colour_psnrb_depends_on_the_channel_order(data_root: DataRoot) -> None:
 
 
 def test_scores_are_per_image_and_means_per_set(tmp_path: Path) -> None:
-    images = {f"{i}": save_random(tmp_path / "mine" / f"{i}.png", 24, 40, seed=i) for i in range(3)}
+    images = {f"{i}": save_mosaic(tmp_path / "mine" / f"{i}.png", 24, 40, seed=i) for i in range(3)}
     sets = open_sets([str(tmp_path / "mine")], tmp_path)
     result = evaluate(restored_by(identity), sets, [30, 70], "gray", method="jpeg", workers=2)
     assert list(result) == ["method", "channels", "protocol", "results"]
@@ -109,7 +99,7 @@ def test_scores_are_per_image_and_means_per_set(tmp_path: Path) -> None:
 
 
 def test_gain_is_the_psnr_beyond_the_jpegs_on_average_and_at_worst(tmp_path: Path) -> None:
-    images = {stem: save_random(tmp_path / "mine" / f"{stem}.png", 24, 40, seed=i) for i, stem in enumerate("abc")}
+    images = {stem: save_mosaic(tmp_path / "mine" / f"{stem}.png", 24, 40, seed=i) for i, stem in enumerate("abc")}
     helped = {jpeg_roundtrip(image, 30).tobytes() for stem, image in images.items() if stem != "b"}
     clean_of = {jpeg_roundtrip(image, 30).tobytes(): image for image in images.values()}
 
@@ -132,7 +122,7 @@ def test_gain_is_the_psnr_beyond_the_jpegs_on_average_and_at_worst(tmp_path: Pat
 
 
 def test_gain_is_infinite_where_one_image_is_exact_and_nothing_where_both_are(tmp_path: Path) -> None:
-    save_random(tmp_path / "mine" / "busy.png", 24, 24)
+    save_mosaic(tmp_path / "mine" / "busy.png", 24, 24)
     (tmp_path / "flat").mkdir()
     Image.fromarray(np.full((16, 16), 128, np.uint8)).save(tmp_path / "flat" / "a.png")  # survives JPEG
     sets = open_sets([str(tmp_path / name) for name in ("mine", "flat")], "")
@@ -147,7 +137,7 @@ def test_gain_is_infinite_where_one_image_is_exact_and_nothing_where_both_are(tm
 
 def test_number_of_workers_does_not_change_the_result(tmp_path: Path) -> None:
     for i in range(7):
-        save_random(tmp_path / "mine" / f"{i}.png", 24, 24, seed=i)
+        save_mosaic(tmp_path / "mine" / f"{i}.png", 24, 24, seed=i)
     sets = open_sets([str(tmp_path / "mine")], tmp_path)
     results = [evaluate(restored_by(identity), sets, [20], "gray", method="jpeg", workers=n) for n in (1, 3)]
     assert results[0] == results[1]
@@ -159,7 +149,7 @@ def test_large_images_are_scored_a_few_at_a_time_but_always_one(
 ) -> None:
     """Scoring waits until as many run as may, and a moment longer for those that may not."""
     for i in range(8):
-        save_random(tmp_path / "mine" / f"{i}.png", 24, 32, seed=i)
+        save_mosaic(tmp_path / "mine" / f"{i}.png", 24, 32, seed=i)
     sets = open_sets([str(tmp_path / "mine")], "")
     expected = evaluate(restored_by(identity), sets, [20, 40], "gray", method="jpeg")
     monkeypatch.setattr(protocol, "SCORING_BYTES", num_fitting * 24 * 32 * protocol.SCORING_BYTES_PER_PIXEL)
@@ -184,7 +174,7 @@ def test_large_images_are_scored_a_few_at_a_time_but_always_one(
 
 def test_outputs_do_not_pile_up_before_they_are_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(8):
-        save_random(tmp_path / "mine" / f"{i}.png", 24, 32, seed=i)
+        save_mosaic(tmp_path / "mine" / f"{i}.png", 24, 32, seed=i)
     monkeypatch.setattr(protocol, "SCORING_BYTES", 2 * 24 * 32 * protocol.SCORING_BYTES_PER_PIXEL)
     score_one = protocol._score
     monkeypatch.setattr(protocol, "_score", lambda *arguments: time.sleep(0.02) or score_one(*arguments))
@@ -208,7 +198,7 @@ class Watched(np.ndarray):
 
 
 def test_system_receives_the_degraded_image(tmp_path: Path) -> None:
-    clean = save_random(tmp_path / "mine" / "a.png", 32, 32, 3)
+    clean = save_mosaic(tmp_path / "mine" / "a.png", 32, 32, 3)
     received = []
 
     def perfect(image: np.ndarray) -> np.ndarray:
@@ -221,8 +211,8 @@ def test_system_receives_the_degraded_image(tmp_path: Path) -> None:
 
 
 def test_luma_of_colour_is_the_protocols_and_gray_stays_as_stored(tmp_path: Path) -> None:
-    rgb = save_random(tmp_path / "rgb.png", 16, 16, 3)
-    gray = save_random(tmp_path / "gray.png", 16, 16)
+    rgb = save_mosaic(tmp_path / "rgb.png", 16, 16, 3)
+    gray = save_mosaic(tmp_path / "gray.png", 16, 16)
     np.testing.assert_array_equal(read_clean(tmp_path / "rgb.png", "gray"), luma(rgb))
     np.testing.assert_array_equal(read_clean(tmp_path / "gray.png", "gray"), gray)
     np.testing.assert_array_equal(read_clean(tmp_path / "rgb.png", "color"), rgb)
@@ -240,7 +230,7 @@ def known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, np.ndarr
     shapes |= {f"bsds500/test/{stem}": (16, 16, 3) for stem in test}
     images = {}
     for seed, (name, shape) in enumerate(shapes.items()):
-        images[name] = save_random(tmp_path / f"{name}.png", *shape, seed=seed)
+        images[name] = save_mosaic(tmp_path / f"{name}.png", *shape, seed=seed)
     digests = {name: pixel_digest(image) for name, image in images.items()}
     content = {
         "classic5": {stem: digests[f"classic5/{stem}"] for stem in "12"},
@@ -283,7 +273,7 @@ def test_other_pixels_than_the_known_ones_are_warned_of(
     Image.fromarray(known["classic5/2"]).save(tmp_path / "classic5" / "2.png")
     Image.fromarray(luma(known["live1/b"])).save(tmp_path / "live1" / "b.png")
     stem = sorted(bsds500_stems("test"))[0]
-    save_random(tmp_path / "bsds500" / "test" / f"{stem}.png", 16, 16, 3, seed=99)
+    save_mosaic(tmp_path / "bsds500" / "test" / f"{stem}.png", 16, 16, 3, seed=99)
     check_images(open_sets(["classic5", "live1", "bsds500"], tmp_path), "gray")
     assert [record.getMessage().partition(" (")[::2] for record in caplog.records] == [
         ("classic5: other pixels than the known copy has", "2): scores are not comparable"),
@@ -306,7 +296,7 @@ def test_classic5_as_rgb_with_other_pixels_is_warned_of_once(
 
 
 def test_gray_stored_as_rgb_in_another_set_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    gray = save_random(tmp_path / "mine" / "a.png", 16, 24)
+    gray = save_mosaic(tmp_path / "mine" / "a.png", 16, 24)
     almost = as_rgb(gray)
     almost[-1, -1, 2] ^= 1
     Image.fromarray(almost).save(tmp_path / "mine" / "b.png")
@@ -328,13 +318,13 @@ def test_classic5_as_rgb_scores_as_the_paper_has_it(data_root: DataRoot, tmp_pat
 
 
 def test_gray_images_are_refused_for_colour(tmp_path: Path) -> None:
-    save_random(tmp_path / "gray.png", 16, 16)
+    save_mosaic(tmp_path / "gray.png", 16, 16)
     with pytest.raises(ValueError, match="gray.png is a gray image; .* measure luma"):
         read_clean(tmp_path / "gray.png", "color")
 
 
 def test_image_below_the_metrics_window_is_refused(tmp_path: Path) -> None:
-    save_random(tmp_path / "small.png", 10, 30)
+    save_mosaic(tmp_path / "small.png", 10, 30)
     with pytest.raises(ValueError, match="small.png is 30x10; .* at least 11 pixels"):
         read_clean(tmp_path / "small.png", "gray")
 
@@ -342,17 +332,17 @@ def test_image_below_the_metrics_window_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_bsds500_images_of_another_split_are_refused_as_test(tmp_path: Path, split: str) -> None:
     stem = min(bsds500_stems(split))
-    save_random(tmp_path / "bsds500" / "test" / f"{stem}.jpg", 16, 16, 3)
+    save_mosaic(tmp_path / "bsds500" / "test" / f"{stem}.jpg", 16, 16, 3)
     with pytest.raises(ValueError, match=f"{stem}.jpg belongs to the BSDS500 {split} split"):
         open_sets(["bsds500"], tmp_path)
 
 
 def test_folder_of_bsds500_training_images_is_refused_and_one_of_validation_images_taken(tmp_path: Path) -> None:
     for split in ("train", "val"):
-        save_random(tmp_path / split / f"{min(bsds500_stems(split))}.jpg", 16, 16, 3)
+        save_mosaic(tmp_path / split / f"{min(bsds500_stems(split))}.jpg", 16, 16, 3)
     with pytest.raises(ValueError, match="holds BSDS500 training images"):
         open_sets([str(tmp_path / "train")], tmp_path)
-    save_random(tmp_path / "train" / "holiday.jpg", 16, 16, 3)
+    save_mosaic(tmp_path / "train" / "holiday.jpg", 16, 16, 3)
     with pytest.raises(ValueError, match=r"\(1 of 2\)"):
         open_sets([str(tmp_path / "train")], tmp_path)
     assert open_sets([str(tmp_path / "val")], tmp_path)[0].name == "val"
@@ -361,7 +351,7 @@ def test_folder_of_bsds500_training_images_is_refused_and_one_of_validation_imag
 def test_the_set_for_choosing_holds_validation_images_alone(tmp_path: Path) -> None:
     folder = tmp_path / "bsds500" / "val"
     stem = min(bsds500_stems("val"))
-    save_random(folder / f"{stem}.jpg", 16, 16, 3)
+    save_mosaic(folder / f"{stem}.jpg", 16, 16, 3)
     sets = open_sets(["bsds500/val"], tmp_path)
     assert sets == [("bsds500/val", [folder / f"{stem}.jpg"])]
     output = tmp_path / "outputs" / "bsds500" / "val" / "10" / f"{stem}.png"
@@ -372,7 +362,7 @@ def test_the_set_for_choosing_holds_validation_images_alone(tmp_path: Path) -> N
     assert evaluate(produce, sets, [10], "gray", method="other")["results"]["bsds500/val"]["10"]["psnr"] == math.inf
     for split in ("train", "test"):
         stranger = folder / f"{min(bsds500_stems(split))}.jpg"
-        save_random(stranger, 16, 16, 3)
+        save_mosaic(stranger, 16, 16, 3)
         with pytest.raises(ValueError, match=f"{stranger.name} belongs to the BSDS500 {split} split"):
             open_sets(["bsds500/val"], tmp_path)
         stranger.unlink()
@@ -392,7 +382,7 @@ def test_missing_empty_and_unknown_sets_are_refused(tmp_path: Path) -> None:
 
 def test_ambiguous_names_are_refused(tmp_path: Path) -> None:
     for path in ("a/mine/1.png", "b/mine/1.png", "c/1.png", "c/1.bmp"):
-        save_random(tmp_path / path, 16, 16)
+        save_mosaic(tmp_path / path, 16, 16)
     with pytest.raises(ValueError, match="two sets are called 'mine'"):
         open_sets([str(tmp_path / "a/mine"), str(tmp_path / "b/mine")], tmp_path)
     with pytest.raises(ValueError, match="1.png and 1.bmp differ only in their suffix"):
@@ -400,7 +390,7 @@ def test_ambiguous_names_are_refused(tmp_path: Path) -> None:
 
 
 def test_incomplete_benchmark_is_measured_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    save_random(tmp_path / "classic5" / "1.png", 16, 16)
+    save_mosaic(tmp_path / "classic5" / "1.png", 16, 16)
     assert len(open_sets(["classic5"], tmp_path)[0].paths) == 1
     assert "classic5 has 1 images here, not 5" in caplog.text
 
@@ -425,10 +415,10 @@ def test_restored_file_of_other_size_or_kind_is_named(tmp_path: Path) -> None:
     sets, folder = saved_outputs(tmp_path)
     path = folder / "mine" / "10" / "b.png"
     produce = restored_in(folder, sets, [10])
-    save_random(path, 16, 24)
+    save_mosaic(path, 16, 24)
     with pytest.raises(ValueError, match="10/b.png is 24x16, but b of mine is 32x24"):
         evaluate(produce, sets, [10], "gray", method="other")
-    save_random(path, 24, 32, 3)
+    save_mosaic(path, 24, 32, 3)
     with pytest.raises(ValueError, match="10/b.png is colour; .* one-channel gray"):
         evaluate(produce, sets, [10], "gray", method="other")
 
@@ -436,7 +426,7 @@ def test_restored_file_of_other_size_or_kind_is_named(tmp_path: Path) -> None:
 def saved_outputs(tmp_path: Path) -> tuple[list[protocol.ImageSet], Path]:
     """A set of two images, and their JPEGs' pixels saved as another system would."""
     for seed, stem in enumerate("ab"):
-        save_random(tmp_path / "mine" / f"{stem}.png", 24, 32, seed=seed)
+        save_mosaic(tmp_path / "mine" / f"{stem}.png", 24, 32, seed=seed)
     sets = open_sets([str(tmp_path / "mine")], tmp_path)
     for path in sets[0].paths:
         for quality in (10, 20):

@@ -194,6 +194,7 @@ def test_rows_of_networks_are_ratios_to_the_release_and_to_the_product(monkeypat
     assert settings["small (training step)"] == "small's" and len(settings) == 6
 
 
+@pytest.mark.ddp
 @pytest.mark.slow
 def test_each_case_runs_in_a_process_of_its_own_that_ends_with_the_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     started = []

@@ -39,15 +39,11 @@ def test_an_untrained_network_returns_its_input(size: tuple[int, int]) -> None:
     torch.testing.assert_close(network(x), x, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 8, 8), (1, 8, 8)])
-def test_other_channels_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"expected images of shape \(N, 1, H, W\), got \("):
-        small(1)(torch.rand(shape))
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_every_trainable_parameter_gets_a_gradient_and_the_encoder_none(channels: int) -> None:
-    network = small(channels).train()
+@pytest.mark.parametrize(
+    ("channels", "options"), [(1, {}), (3, {}), (1, {"block": "gated"}), (1, {"fusion": "concatenation"})]
+)
+def test_every_trainable_parameter_gets_a_gradient_and_the_encoder_none(channels: int, options: dict) -> None:
+    network = small(channels, **options).train()
     network(torch.rand(2, channels, 24, 16)).square().mean().backward()
     for name, parameter in network.named_parameters():
         if name.startswith("encoder."):
@@ -66,14 +62,6 @@ def test_after_one_step_from_the_identity_every_parameter_learns() -> None:
         (network(x) - x.square()).square().mean().backward()
         optimizer.step()
     assert all(parameter.grad.any() for parameter in trainable)
-
-
-def test_the_encoder_stays_in_eval_mode() -> None:
-    network = small().train()
-    before = {name: value.clone() for name, value in network.encoder.state_dict().items()}
-    network(torch.rand(2, 1, 16, 16))
-    assert network.training and not any(module.training for module in network.encoder.modules())
-    torch.testing.assert_close(dict(network.encoder.state_dict()), before, rtol=0, atol=0)
 
 
 def test_widths_and_blocks_set_the_size() -> None:
@@ -166,15 +154,6 @@ def test_bfloat16_stays_within_a_grey_level() -> None:
     assert rounded.dtype == torch.float32
     difference: Tensor = (rounded - expected).abs() * 255
     assert difference.square().mean().sqrt() < 0.25 and difference.max() < 2
-
-
-@pytest.mark.parametrize("options", [{"block": "gated"}, {"fusion": "concatenation"}])
-def test_the_other_blocks_and_fusions_train_all_their_parts(options: dict) -> None:
-    network = small(**options).train()
-    network(torch.rand(2, 1, 24, 16)).square().mean().backward()
-    for name, parameter in network.named_parameters():
-        if not name.startswith("encoder."):
-            assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
 
 
 def test_a_gated_block_is_the_sum_of_its_input_and_two_products() -> None:
