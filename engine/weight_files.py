@@ -149,11 +149,11 @@ def describing(path: str | Path) -> Iterator[None]:
     """Wraps building a network from the architecture in a weight file. An error there is an error of the file.
 
     Raises:
-        ValueError: if the architecture has unknown, missing or wrongly typed entries; names the file.
+        ValueError: if the architecture has unknown, missing, wrongly typed or impossible entries; names the file.
     """
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # the last one from torch
         raise ValueError(f"{path} describes a network that this version cannot build ({error})") from None
 
 

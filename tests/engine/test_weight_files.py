@@ -189,3 +189,11 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(
     with pytest.raises(OSError, match="disk full"):
         save_encoder(encoder, encoder_file)
     assert encoder_file.read_bytes() == before and list(encoder_file.parent.iterdir()) == [encoder_file]
+
+
+@pytest.mark.parametrize("in_channels", [-1, 10**12])
+def test_a_network_of_an_impossible_size_is_refused(tmp_path: Path, in_channels: int) -> None:
+    path = tmp_path / "odd.safetensors"
+    save_weights(path, {"x": torch.zeros(1)}, kind="encoder", architecture={"in_channels": in_channels})
+    with pytest.raises(ValueError, match=r"odd\.safetensors describes a network that this version cannot build"):
+        load_encoder(path)
