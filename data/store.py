@@ -24,14 +24,24 @@ logger = logging.getLogger(__name__)
 
 
 class PixelStore:
-    """Read-only RGB images of one pack. Item i is an (H, W, 3) uint8 view into the memory map."""
+    """Read-only RGB images of one pack. Item i is an (H, W, 3) uint8 view into the memory map.
+
+    Raises:
+        ValueError: if the pack is damaged; the message names its folder.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        index = json.loads((self.folder / "index.json").read_text())
-        self.names: list[str] = index["names"]
-        self.shapes: list[tuple[int, int]] = [tuple(shape) for shape in index["shapes"]]
-        self._offsets: list[int] = index["offsets"]
+        try:
+            index = json.loads((self.folder / "index.json").read_text())
+            self.names: list[str] = index["names"]
+            self.shapes: list[tuple[int, int]] = [tuple(shape) for shape in index["shapes"]]
+            self._offsets: list[int] = index["offsets"]
+            num_bytes = (self.folder / "pixels.bin").stat().st_size
+        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+            raise _damaged(self.folder) from error
+        if num_bytes != sum(3 * height * width for height, width in self.shapes):
+            raise _damaged(self.folder)
         self._pixels: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -78,6 +88,10 @@ def open_store(
     if not (target / "index.json").exists():
         _pack(paths, target, paths[0].parent if final_folder is None else final)
     return PixelStore(target)
+
+
+def _damaged(folder: Path) -> ValueError:
+    return ValueError(f"the packed images in {folder} are damaged or cut off; remove this folder, it is made again")
 
 
 def _digest(paths: list[Path], present: Path, final: Path) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -134,3 +135,19 @@ def test_first_keeps_the_first_images_and_leaves_the_whole_alone(photos: Path, p
     assert_holds(part, photos)
     assert len(store) == len(store.first(None)) == len(store.first(99)) == 3
     assert_holds(store, photos)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda pack: os.truncate(pack / "pixels.bin", 100),
+        lambda pack: os.truncate(pack / "index.json", 10),
+        lambda pack: (pack / "pixels.bin").unlink(),
+    ],
+    ids=["pixels cut off", "index cut off", "no pixels"],
+)
+def test_a_damaged_pack_is_named(photos: Path, packs: Path, damage: Callable[[Path], None]) -> None:
+    pack = open_store(photos, packs).folder
+    damage(pack)
+    with pytest.raises(ValueError, match=f"{pack.name} are damaged or cut off; remove this folder, it is made again$"):
+        open_store(photos, packs)
