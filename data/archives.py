@@ -90,6 +90,8 @@ def extract_images(
             _extract_tar(archive, folder, budget)
         else:
             raise DamagedArchive(archive, "is no .zip, .tar or .tgz that can be read (cut off?)")
+    except tarfile.SpecialFileError as error:
+        raise ValueError(f"{archive} is refused: its member {error.tarinfo.name!r} is a device or a pipe") from error
     except (tarfile.FilterError, UnsafeMember) as error:
         raise ValueError(f"{archive} is refused: its member {error.tarinfo.name!r} points out of it") from error
     except _DAMAGE as error:

@@ -170,3 +170,12 @@ def test_a_name_with_a_zero_byte_is_damage(tmp_path: Path) -> None:
         archive.addfile(member)
     with pytest.raises(DamagedArchive, match="zero byte"):
         extract_images(tmp_path / "a.tar", tmp_path / "out")
+
+
+def test_a_device_is_refused_as_what_it_is(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        member = tarfile.TarInfo("a.png")
+        member.type = tarfile.FIFOTYPE
+        archive.addfile(member)
+    with pytest.raises(ValueError, match=r"a\.tar is refused: its member 'a\.png' is a device or a pipe$"):
+        extract_images(tmp_path / "a.tar", tmp_path / "out")
