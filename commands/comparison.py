@@ -13,6 +13,7 @@ from evaluation.scores.metrics import score
 from evaluation.scores.protocol import Case
 
 MAX_CROPS = 8
+MAX_DOTS_PER_INCH = 1200  # 7.2 inches are 8640 pixels then; the picture takes 4 bytes a pixel and more
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=path_name, metavar="DIR", help="folder to write to")
     parser.add_argument("--channels", choices=COLOR_MODES, default="gray", help="luma or RGB (default: %(default)s)")
     parser.add_argument(
-        "--dots-per-inch", type=positive, metavar="N", help="resolution of the PNG (default: 250); 120 suits a web page"
+        "--dots-per-inch",
+        type=dots_per_inch,
+        metavar="N",
+        help="resolution of the PNG (default: 250); 120 suits a web page",
     )
     parser.add_argument(
         "--data-root", default="", metavar="DIR", help="folder of the sets (default: DATA_ROOT, or datasets)"
@@ -71,6 +75,14 @@ def draw(options: argparse.Namespace) -> tuple[Any, dict]:
     settings = {"image": path.name, "quality": options.quality, "channels": options.channels, "crops": options.crop}
     content = {"figure": 6, "settings": settings, "caption": caption, "systems": numbers}
     return comparison_figure([*versions, Shown(ORIGINAL, clean, None)], options.crop), content
+
+
+def dots_per_inch(text: str) -> int:
+    """Read the resolution of a PNG."""
+    dots = positive(text)
+    if dots > MAX_DOTS_PER_INCH:
+        raise argparse.ArgumentTypeError(f"must be at most {MAX_DOTS_PER_INCH}, got {text}")
+    return dots
 
 
 def crop_of(text: str) -> Crop:

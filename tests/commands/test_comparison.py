@@ -62,6 +62,7 @@ def test_systems_are_drawn_and_recorded(root: Path, weights: Path, capsys: pytes
         (["--crop", "1,2,-3,4"], "must be four whole numbers"),
         (["--crop", "1,2,0,4"], "has no pixels: 1,2,0,4"),
         (["--crop", *["0,0,8,8"] * 9], "--crop takes at most 8 parts, got 9"),
+        (["--dots-per-inch", 100_000], "--dots-per-inch: must be at most 1200, got 100000"),
         (["--systems", "fast_tiny_color"], "restores colour (3-channel) images, but luma (1-channel) ones"),
         (["--quality", 0], "--quality: must be a whole number from 1 to 100, got 0"),
     ],
