@@ -6,8 +6,7 @@ from pathlib import Path
 
 from common.files import check_writable, write_text
 from data.images import IMAGE_SUFFIXES
-from evaluation.report import as_json, as_markdown, as_text
-from evaluation.scores import tables
+from evaluation.report import Section, as_json, as_markdown, as_text
 from restoration.weights import SUFFIX
 
 
@@ -22,10 +21,10 @@ def check_outputs(options: argparse.Namespace) -> None:
         check_writable(path)
 
 
-def report(sections: Sequence[tables.Section], content: dict, options: argparse.Namespace) -> None:
-    """Print the tables and write the files that were asked for."""
-    print("\n\n".join(map(as_text, sections)), flush=True)
+def report(sections: Sequence[Section], content: dict, options: argparse.Namespace) -> None:
+    """Write the files that were asked for, then print the tables. Printing may fail if the output is a closed pipe."""
     if options.markdown:
         write_text(options.markdown, "\n".join(map(as_markdown, sections)))
     if options.json:
         write_text(options.json, as_json(content))
+    print("\n\n".join(map(as_text, sections)), flush=True)

@@ -1,5 +1,6 @@
 """`test.py evaluate` and `test.py table`: outputs, and one clear line for every mistake."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,23 @@ def test_terminal_and_markdown_show_the_same_scores(tmp_path: Path, live1: dict,
     assert f"live1       20  {shown} / " in captured.out
     assert f"| live1 | 20 | {shown} / " in (tmp_path / "out.md").read_text()
     assert "image/s" not in captured.err  # no progress bar off a terminal
+
+
+def test_scores_are_kept_when_nobody_reads_the_table(
+    tmp_path: Path, live1: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    files = [tmp_path / "out.json", tmp_path / "out.md"]
+    with pytest.raises(SystemExit):
+        run(
+            "evaluate", "--weights", "jpeg", "--sets", "live1", "--quality", 10, "--data-root", tmp_path,
+            "--json", files[0], "--markdown", files[1],
+        )  # fmt: skip
+    assert "results" in json.loads(files[0].read_text()) and "PSNR" in files[1].read_text()
 
 
 def test_folder_of_images_is_a_set_of_its_own_name(tmp_path: Path) -> None:
