@@ -124,7 +124,7 @@ def restore_files(
                 failures.append(message if str(job.source) in message else f"{job.source}: {message}")
             else:
                 if bar.disable:
-                    print(done, flush=True)
+                    _say(done, bar)
             bar.update(number - bar.n)
     return failures
 
@@ -137,12 +137,21 @@ def _restore(gray: PhotoRestorer, color: PhotoRestorer, job: Job, bar: tqdm, *, 
     if read_quality is not None:
         quality, spread = read_quality(photo.pixels)
         reading = f"JPEG quality about {quality:.0f} +- {max(spread, 1):.0f}"
-        bar.write(f"{job.source}: {reading}", file=sys.stdout)
+        _say(f"{job.source}: {reading}", bar)
     photo = restore_photo(restorer, photo, tile_px=tile_px, on_tile=bar.update)
     save_photo(photo, job.target)
     height, width = photo.pixels.shape[:2]
     seconds, what = time.perf_counter() - started, _described(photo, restorer.channels)
     return f"{job.source} -> {job.target}  {width}x{height}  {seconds:.1f} s  {what}"
+
+
+def _say(line: str, bar: tqdm) -> None:
+    """Print a line above the progress bar. Where nobody reads it (`| head`), the photos are restored all the same."""
+    try:
+        bar.write(line, file=sys.stdout)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it stays open; Python flushes sys.stdout at its end
 
 
 def _reason(error: Exception, tile_px: int) -> str:

@@ -79,6 +79,20 @@ def test_a_folder_and_a_file_are_restored_with_a_line_each(
     assert "  230x140  " in lines[1] and lines[1].endswith("luma restored, chroma as it was")
 
 
+@pytest.mark.parametrize("use", ["weights", "reads"])  # a line after each photo; one before it as well
+def test_photos_are_restored_when_nobody_reads_the_lines(
+    use: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    photos = [photo(tmp_path / "in" / name, 20, 30) for name in ("a.png", "b.png")]
+    monkeypatch.setattr(sys, "stdout", Closed())
+    program.run("restore", "--weights", request.getfixturevalue(use), "--device", "cpu", *photos, "--output", tmp_path)
+    assert (tmp_path / "a.png").is_file() and (tmp_path / "b.png").is_file()
+
+
 def test_bfloat16_changes_nothing_but_the_residual(run: Callable, tmp_path: Path) -> None:
     source = photo(tmp_path / "a.png", 20, 30, 3)
     run(source, "--output", tmp_path / "out", "--precision", "bfloat16")
