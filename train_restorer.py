@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cqe.encoder import QualityEncoder
 from cqe.quality import QualityProbe
-from cqe.weights import open_encoder
+from cqe.weights import check_channels
 from data.color import luma, to_image, to_tensor
 from data.config import data_root, expand_qualities
 from data.jpeg import jpeg_roundtrip
@@ -30,7 +30,7 @@ from restoration.config import RestorerConfig
 from restoration.networks import build_restorer
 from restoration.objective import RestorationObjective
 from restoration.warm_start import start_from
-from restoration.weights import open_weights, save_restorer
+from restoration.weights import Weights, open_weights, save_restorer
 
 
 def run(config: RestorerConfig, process: Process) -> dict[str, float]:
@@ -40,7 +40,7 @@ def run(config: RestorerConfig, process: Process) -> dict[str, float]:
     trained = open_weights(config.initial_weights, needs="network") if config.initial_weights else None
     # Trained weights bring the encoder they were trained with, but a luma encoder cannot read RGB.
     brings_encoder = trained is not None and trained.network.channels == config.data.channels
-    guide = trained if brings_encoder else open_encoder(config.encoder, channels=config.data.channels)
+    guide = trained if brings_encoder else open_guide(config.encoder, config.data.channels)
     torch.manual_seed(config.trainer.seed)
     with main_first(process):
         stores = open_training_stores(config.data, data_root(config.data.root))
@@ -50,6 +50,17 @@ def run(config: RestorerConfig, process: Process) -> dict[str, float]:
     if trained:
         start_from(stage.kept, trained.network, config.initial_weights)
     return train_on(stage, dataset, config=config, process=process)
+
+
+def open_guide(encoder: str, channels: int) -> Weights:
+    """The encoder that guides the network, by name or file: an encoder's, or a restoration network's own.
+
+    Raises:
+        FileNotFoundError, ValueError: as `open_weights`; and if the encoder is for other image channels.
+    """
+    opened = open_weights(encoder, needs="encoder")
+    check_channels(opened.encoder, channels, opened.path)
+    return opened
 
 
 class RestorerStage(Stage):

@@ -39,12 +39,18 @@ def open_encoder(path: str | Path, *, channels: int | None = None) -> EncoderWei
         ValueError: if the file is damaged, holds no encoder, or holds one for other channels.
     """
     opened = encoder_in(read_weight_file(path))
-    if channels is not None and opened.encoder.in_channels != channels:
-        raise ValueError(
-            f"{path} is an encoder for {opened.encoder.in_channels}-channel images, but {channels} channel(s) are "
-            f"needed; set data.channels, or give another encoder"
-        )
+    if channels is not None:
+        check_channels(opened.encoder, channels, path)
     return opened
+
+
+def check_channels(encoder: QualityEncoder, channels: int, path: str | Path) -> None:
+    """Refuse an encoder for other image channels; `path` is its file. Raises ValueError."""
+    if encoder.in_channels != channels:
+        raise ValueError(
+            f"{path} is an encoder for {encoder.in_channels}-channel images, but {channels} channel(s) are needed; set "
+            f"data.channels, or give another encoder"
+        )
 
 
 def load_encoder(path: str | Path, *, channels: int | None = None) -> QualityEncoder:

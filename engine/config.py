@@ -28,13 +28,15 @@ class OptimConfig:
     """The optimiser and its schedule.
 
     Args:
-        name: "adam", "adamw", or "muon": Muon for the weights of hidden convolutions, Adam for all other parameters.
+        name: "adam"; "adamw", which is the same with the weight decay below; or "muon": Muon for the weights of hidden
+            convolutions, Adam for all other parameters.
         lr: learning rate at the peak, > 0; with Muon, that of the parameters which Muon trains.
         betas: Adam's two decay rates, each within 0..1.
         weight_decay: decoupled weight decay (as in AdamW), also with "adam".
         momentum: decay of Muon's average of gradients, 0..1.
         adam_lr: with Muon, the learning rate at the peak of the parameters that Adam trains, > 0.
-        adam_layers: with Muon, the layers whose convolutions Adam trains: the network's first and last.
+        adam_layers: with Muon, the layers whose convolutions Adam trains: the network's first and last. The default
+            fits our restoration networks; for the encoder of stage 1 it is [conv1].
         schedule: "constant", or "cosine" from the peak down to `final_lr_ratio` of it.
         final_lr_ratio: last learning rate of the cosine as a share of the peak, 0..1.
         lr_warmup_steps: steps of linear rise to the peak.

@@ -53,8 +53,8 @@ class RestorerConfig:
     """Stage 2.
 
     Args:
-        encoder: weight file of the quality encoder, `encoder.safetensors` of a stage 1 run. Not read if the encoder
-            comes with `initial_weights`.
+        encoder: the quality encoder, by name or file: `encoder.safetensors` of a stage 1 run, a published encoder, or a
+            restoration network, whose encoder is taken. Not read if the encoder comes with `initial_weights`.
         trainer: how long, where, what is written.
         network: which restoration network.
         data: training patches.

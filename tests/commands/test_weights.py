@@ -80,6 +80,10 @@ def test_publish_halves_the_file(weights: Path, tmp_path: Path, capsys: pytest.C
     assert load_file(half)["tail.weight"].dtype == torch.float16 and load_restorer(half).channels == 1
 
 
+def test_publish_does_not_replace_what_it_reads(weights: Path, refusal: Callable) -> None:
+    assert "is the file of --weights" in refusal("publish", "--weights", weights, "--output", weights)
+
+
 def test_publish_refuses_what_is_no_restorer(tmp_path: Path, refusal: Callable) -> None:
     given = ["publish", "--weights", tmp_path / "none.safetensors", "--output"]
     assert "no weights" in refusal(*given, tmp_path / "x.safetensors")

@@ -355,6 +355,21 @@ def test_a_validation_image_that_cannot_be_measured_is_named_at_once(
     assert not (tmp_path / "run").exists()
 
 
+def test_the_guide_may_be_a_published_encoder_or_a_restorers_own(
+    settings: Callable, script: Callable, tmp_path: Path
+) -> None:
+    for name in ("cqe_gray", "fast_tiny_gray"):
+        done = script(
+            "restorer", settings("restorer", max_steps=1), "--encoder", name, f"--trainer.run_dir={tmp_path / name}"
+        )
+        assert done[0] == 0, done
+    guides = [
+        load_restorer(tmp_path / name / "restorer.safetensors").encoder for name in ("cqe_gray", "fast_tiny_gray")
+    ]
+    half, own = guides[1].network.conv1.weight, guides[0].network.conv1.weight
+    torch.testing.assert_close(half, own.half().float(), rtol=0, atol=0)
+
+
 def test_an_encoder_of_other_channels_is_refused(settings: Callable, script: Callable, encoder_file: Path) -> None:
     refused = script("restorer", settings("restorer"), "--data.channels=3")
     assert_refused(refused, "restorer", r"is an encoder for 1-channel images, but 3 channel\(s\) are needed")
