@@ -55,7 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     check_tiles(options.tile)
-    jobs = plan(options.inputs, options.output, overwrite=options.overwrite)
+    try:
+        jobs = plan(options.inputs, options.output, overwrite=options.overwrite)
+    except FileExistsError as error:
+        raise FileExistsError(f"{error} (--overwrite allows it)") from None
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
     gray, color = [options.weights] * 2 if options.weights else default_weights()

@@ -191,8 +191,11 @@ def test_names_that_cannot_be_printed_are_escaped(
         assert f"{shown}1.png -> " in out
 
 
-def test_overwrite_replaces_outputs(run: Callable, tmp_path: Path) -> None:
+def test_overwrite_replaces_outputs(run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     source, output = photo(tmp_path / "a.jpg", 8, 8), photo(tmp_path / "out" / "a.png", 3, 3)
+    with pytest.raises(SystemExit):
+        run(source, "--output", tmp_path / "out")
+    assert "a.png exists (the output); " in (error := capsys.readouterr().err) and "--overwrite" in error
     run(source, "--output", tmp_path / "out", "--overwrite")
     with Image.open(output) as replaced:
         assert replaced.size == (8, 8)
