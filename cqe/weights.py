@@ -27,8 +27,8 @@ class EncoderWeights:
     probe: QualityProbe | None
 
 
-def open_encoder(path: str | Path, *, channels: int | None = None) -> EncoderWeights:
-    """Read an encoder and its probe from a weight file of stage 1. The file is read once.
+def load_encoder(path: str | Path, *, channels: int | None = None) -> QualityEncoder:
+    """Read an encoder, in eval mode, from a weight file of stage 1.
 
     Args:
         path: a file written by `save_encoder`, such as `encoder.safetensors` of a stage 1 run.
@@ -38,10 +38,10 @@ def open_encoder(path: str | Path, *, channels: int | None = None) -> EncoderWei
         FileNotFoundError: if there is no such file.
         ValueError: if the file is damaged, holds no encoder, or holds one for other channels.
     """
-    opened = encoder_in(read_weight_file(path))
+    encoder = encoder_in(read_weight_file(path)).encoder
     if channels is not None:
-        check_channels(opened.encoder, channels, path)
-    return opened
+        check_channels(encoder, channels, path)
+    return encoder
 
 
 def check_channels(encoder: QualityEncoder, channels: int, path: str | Path) -> None:
@@ -51,11 +51,6 @@ def check_channels(encoder: QualityEncoder, channels: int, path: str | Path) -> 
             f"{path} is an encoder for {encoder.in_channels}-channel images, but {channels} channel(s) are needed; set "
             f"data.channels, or give another encoder"
         )
-
-
-def load_encoder(path: str | Path, *, channels: int | None = None) -> QualityEncoder:
-    """Read the encoder alone. Arguments and errors as in `open_encoder`."""
-    return open_encoder(path, channels=channels).encoder
 
 
 def encoder_in(file: WeightFile) -> EncoderWeights:

@@ -12,7 +12,7 @@ from torch import Tensor
 from cqe.encoder import QualityEncoder
 from cqe.fitting import fit_probe, read_coded
 from cqe.quality import CROP_PX, NOTHING_KNOWN, QualityProbe, QualityReader, _spread_crops
-from cqe.weights import copy_with_probe, open_encoder, save_encoder
+from cqe.weights import copy_with_probe, encoder_in, save_encoder
 from data.color import luma
 from data.jpeg import jpeg_roundtrip
 from engine.weight_files import read_weight_file
@@ -216,9 +216,9 @@ def test_a_probe_lies_in_the_file_of_its_encoder(encoder: QualityEncoder, probe:
     save_encoder(encoder, plain)
     save_encoder(encoder, with_probe, probe)
     copy_with_probe(read_weight_file(with_probe), copied, QualityProbe(encoder.representation_size))
-    assert open_encoder(plain).probe is None
+    assert encoder_in(read_weight_file(plain)).probe is None
     for file, expected in ((with_probe, probe), (copied, QualityProbe(encoder.representation_size))):
-        opened = open_encoder(file)
+        opened = encoder_in(read_weight_file(file))
         torch.testing.assert_close(opened.probe.state_dict(), expected.state_dict(), rtol=0, atol=0)
         torch.testing.assert_close(opened.encoder.state_dict(), encoder.state_dict(), rtol=0, atol=0)
     paper_size = sum(4 * tensor.numel() for tensor in QualityProbe(256).state_dict().values())
