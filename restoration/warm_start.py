@@ -4,6 +4,8 @@ Training a large network from scratch first repeats what a small one has learned
 the output of the small one:
 
 - Residual blocks that the small network lacks start as the identity.
+- Channels that the small network lacks start as the new network drew them. But no old channel reads them yet: those
+  weights start at zero, and training changes them at once.
 - A luma network becomes a colour network that adds the same residual to R, G and B. It restores the luma and leaves the
   chroma alone. Its encoder is the configured one for RGB. Its features differ from those of the luma encoder, so the
   first output is close to that of the luma network, but not equal.
@@ -23,7 +25,8 @@ _ENCODER = "encoder."
 def start_from(network: Restorer, trained: Restorer, source: str) -> None:
     """Copy the weights of a trained network into an untrained one of the same size or larger.
 
-    The new network may have more residual blocks at the end of a row of blocks. They become the identity.
+    The new network may have more residual blocks at the end of a row of blocks. They become the identity. It may also be
+    wider (see `Restorer.concatenated_inputs`), if both are for the same image channels.
 
     If the trained network is for luma and the new one for RGB, the first convolution is changed to take the luma of
     RGB, and the last to add the same residual to R, G and B. The new network then keeps its own encoder. In all other
@@ -52,7 +55,10 @@ def start_from(network: Restorer, trained: Restorer, source: str) -> None:
             if not any(name.startswith(f"{block}.") for block in blocks):
                 raise ValueError(f"{source} lacks tensor '{name}'; only further residual blocks can start untrained")
             continue
-        fitted = _for_color(theirs[name], own[name].shape) if becomes_color else theirs[name]
+        if becomes_color:
+            fitted = _for_color(theirs[name], own[name].shape)
+        else:
+            fitted = _widened(theirs[name], own[name], _parts_of_input(network, name))
         if fitted.shape != own[name].shape:
             raise ValueError(
                 f"{source}: tensor '{name}' is {tuple(theirs[name].shape)}, the network needs {tuple(own[name].shape)}"
@@ -102,6 +108,40 @@ def _new_blocks(network: nn.Module, known: set[str]) -> dict[str, ResidualBlock]
         for index, block in row.named_children()
         if isinstance(block, ResidualBlock) and not any(name.startswith(f"{row_name}.{index}.") for name in known)
     }
+
+
+def _parts_of_input(network: Restorer, name: str) -> int | None:
+    """How many maps are concatenated in the input of the layer of a tensor; None if this tensor cannot be widened."""
+    if network.concatenated_inputs is None or name.startswith(_ENCODER):
+        return None
+    layer = name.split(".")[-2]
+    return network.concatenated_inputs.get(layer, 1)
+
+
+def _widened(tensor: Tensor, untrained: Tensor, num_parts: int | None) -> Tensor:
+    """A tensor of a narrow network, made to fit a wide one whose first output is the same.
+
+    Args:
+        tensor: (out, in, kh, kw) or (out,), of the narrow network.
+        untrained: the wide network's own tensor. Its values remain for the new outputs.
+        num_parts: the inputs are a concatenation of so many maps, each of which has new channels at its end.
+
+    Returns:
+        The wide tensor: the old outputs read the new inputs with weight zero. `tensor` itself if it cannot be widened.
+    """
+    shrinks = any(new < old for new, old in zip(untrained.shape[:2], tensor.shape[:2], strict=False))
+    if num_parts is None or shrinks or untrained.ndim != tensor.ndim or untrained.shape[2:] != tensor.shape[2:]:
+        return tensor
+    wide = untrained.clone()
+    old_outputs = wide[: tensor.shape[0]]
+    if tensor.ndim == 1:
+        old_outputs.copy_(tensor)
+        return wide
+    old_outputs.zero_()
+    wide_parts, parts = old_outputs.chunk(num_parts, dim=1), tensor.chunk(num_parts, dim=1)
+    for wide_part, part in zip(wide_parts, parts, strict=True):
+        wide_part[:, : part.shape[1]].copy_(part)
+    return wide
 
 
 def _for_color(tensor: Tensor, shape: torch.Size) -> Tensor:

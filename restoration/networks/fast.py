@@ -85,6 +85,8 @@ class FastRestorer(Restorer):
             if len(values) != 3:
                 raise ValueError(f"{name} needs three numbers, for 1/2, 1/4 and 1/8 of the size, got {tuple(values)}")
         width2, width4, width8 = widths
+        if block == "residual":  # a gated block multiplies halves of its channels, so they cannot be padded at the end
+            self.concatenated_inputs = {"merge": 2}
         self.is_guided = fusion != "none"
         if self.is_guided:
             channels0, channels1, channels2, channels3 = self.encoder.feature_channels  # of E0..E3

@@ -1,6 +1,6 @@
 """What every restoration network shares: the frozen encoder, padding to a workable size, the global residual."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +43,13 @@ class Restorer(nn.Module):
         encoder: the quality encoder; it becomes frozen (see `FrozenEncoder`).
         channels: image channels, 1 (luma) or 3 (RGB).
         size_multiple: heights and widths that reach `residual` are multiples of this many pixels.
+
+    Attributes:
+        concatenated_inputs: layers, by the last part of their name, whose input is a concatenation of so many maps of
+            equal width. A wider network can then start from this one. None: it cannot.
     """
+
+    concatenated_inputs: Mapping[str, int] | None = None
 
     def __init__(self, encoder: nn.Module, channels: int, *, size_multiple: int = 8) -> None:
         super().__init__()

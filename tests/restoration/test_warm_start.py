@@ -11,6 +11,7 @@ from restoration.networks.restorer import Restorer
 from restoration.warm_start import start_from
 
 SMALL = {"widths": (8, 12, 16), "blocks_down": (1, 1, 1), "blocks_up": (1, 1, 1)}
+WIDE = {"widths": (12, 12, 24), "blocks_down": (1, 1, 2), "blocks_up": (2, 1, 1)}
 DEEP = {"widths": (8, 12, 16), "blocks_down": (2, 1, 3), "blocks_up": (4, 2, 1)}
 
 
@@ -52,6 +53,18 @@ def test_added_blocks_leave_the_output_as_it_was_and_can_learn() -> None:
         assert deep.get_submodule(name).body[-1].weight.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("fusion", ["invertible", "concatenation", "none"])
+def test_added_channels_leave_the_output_as_it_was_and_can_learn(fusion: str) -> None:
+    small, wide = trained(fast(fusion=fusion)).double(), fast(fusion=fusion, **WIDE).double()
+    start_from(wide, small, "small.safetensors")
+    image = torch.rand(2, 1, 24, 32).double()
+    torch.testing.assert_close(wide.eval()(image), small(image), rtol=1e-12, atol=1e-12)
+    wide(image).square().mean().backward()
+    assert wide.tail.weight.grad[:, 8:].abs().min() > 0
+    for merge in () if fusion == "none" else (wide.fuse2.merge, wide.fuse8.merge):
+        assert merge.weight.grad.abs().amax(dim=(0, 2, 3)).min() > 0  # every channel of both maps is read
+
+
 def test_the_encoder_comes_along() -> None:
     small, deep = trained(fast()), fast(**DEEP)
     start_from(deep, small, "small.safetensors")
@@ -78,7 +91,7 @@ def test_a_luma_network_becomes_one_for_colour_that_restores_the_luma(build: obj
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (lambda: fast(widths=(8, 8, 16)), r"old\.safetensors: tensor '\S+' is \(.*\), the network needs \("),
+        (lambda: fast(widths=(8, 8, 24)), r"old\.safetensors: tensor '\S+' is \(.*\), the network needs \("),
         (lambda: fast(blocks_up=(0, 1, 1)), r"old\.safetensors has tensor 'fuse2\.blocks\.0\S+', for which"),
         (lambda: PaperRestorer(LumaEncoder(), 1, width=8), r"old\.safetensors is a FastRestorer, the .* PaperRestorer"),
         (lambda: fast(block="gated"), r"old\.safetensors has class ResidualBlock in 'down2\.0', .* GatedBlock"),
