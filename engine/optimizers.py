@@ -8,11 +8,13 @@ neural networks (2024). `torch.optim.Muon` takes matrices only, not the weights 
 
 import math
 from collections.abc import Iterable
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
+from common.machine import choose_precision
 from engine.config import OptimConfig
 
 # Newton-Schulz iteration of the source: X <- a X + (b A + c A A) X with A = X X^T. Five rounds take singular values
@@ -172,13 +174,13 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     """Matrices with the same singular vectors, and singular values of about 1 (0.7 to 1.2).
 
     Args:
-        matrices: (n, rows, columns), of any scale. The iteration runs in bfloat16.
+        matrices: (n, rows, columns), of any scale. The iteration runs in `iteration_dtype`.
 
     Returns:
         Same shape and type. Singular values below about a thousandth of the matrix's norm stay smaller.
     """
     a, b, c = NEWTON_SCHULZ_COEFFICIENTS
-    x = matrices.bfloat16()
+    x = matrices.to(iteration_dtype(matrices.device))
     is_tall = x.shape[-2] > x.shape[-1]
     x = x.mT if is_tall else x  # X X^T is the smaller product of the two
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -186,3 +188,9 @@ def orthogonalized(matrices: Tensor) -> Tensor:
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
     return (x.mT if is_tall else x).to(matrices.dtype)
+
+
+@cache
+def iteration_dtype(device: torch.device) -> torch.dtype:
+    """Bfloat16 as in the source; float32 on a CPU without instructions for it, where bfloat16 takes 14 times as long."""
+    return choose_precision("auto", device)

@@ -25,8 +25,8 @@ _ENCODER = "encoder."
 def start_from(network: Restorer, trained: Restorer, source: str) -> None:
     """Copy the weights of a trained network into an untrained one of the same size or larger.
 
-    The new network may have more residual blocks at the end of a row of blocks. They become the identity. It may also be
-    wider (see `Restorer.concatenated_inputs`), if both are for the same image channels.
+    The new network may have more residual blocks at the end of a row of blocks. They become the identity. It may
+    also be wider (see `Restorer.concatenated_inputs`), if both are for the same image channels.
 
     If the trained network is for luma and the new one for RGB, the first convolution is changed to take the luma of
     RGB, and the last to add the same residual to R, G and B. The new network then keeps its own encoder. In all other

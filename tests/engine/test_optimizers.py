@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from engine import optimizers
 from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.config import OptimConfig
 from engine.optimizers import (
@@ -99,8 +100,7 @@ def test_adam_and_adamw_are_torchs_to_the_bit(config: OptimConfig, kind: type[to
 
 @pytest.fixture
 def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Newton-Schulz iteration runs in float64 where it asks for bfloat16."""
-    monkeypatch.setattr(Tensor, "bfloat16", Tensor.double)
+    monkeypatch.setattr(optimizers, "iteration_dtype", lambda device: torch.float64)
 
 
 SHAPES = [(3, 8, 8), (2, 5, 30), (2, 30, 5), (1, 1, 9)]
@@ -115,7 +115,11 @@ def test_orthogonalized_changes_the_singular_values_alone(shape: tuple[int, int,
 
 
 @pytest.mark.parametrize("shape", SHAPES[1:])  # a square random matrix has values near zero, which stay below one
-def test_orthogonalized_is_near_the_nearest_orthogonal_matrix(shape: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_orthogonalized_is_near_the_nearest_orthogonal_matrix(
+    shape: tuple[int, int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optimizers, "iteration_dtype", lambda device: dtype)
     matrices = 1000 * torch.randn(shape)
     found = orthogonalized(matrices)
     assert found.dtype == torch.float32 and found.shape == shape
