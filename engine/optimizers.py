@@ -192,5 +192,5 @@ def orthogonalized(matrices: Tensor) -> Tensor:
 
 @cache
 def iteration_dtype(device: torch.device) -> torch.dtype:
-    """Bfloat16 as in the source; float32 on a CPU without instructions for it, where bfloat16 takes 14 times as long."""
+    """Bfloat16, as in the source. Float32 on a CPU without bfloat16 instructions: there it is 14 times faster."""
     return choose_precision("auto", device)
