@@ -45,7 +45,7 @@ def run(config: RestorerConfig, process: Process) -> dict[str, float]:
     with main_first(process):
         stores = open_training_stores(config.data, data_root(config.data.root))
         validation_images = open_validation_images(config)
-    dataset = RestorationPatches(stores, config.data, seed=config.trainer.seed)
+    dataset = RestorationPatches(stores, config.data, config.histories, seed=config.trainer.seed)
     stage = RestorerStage(config, guide.encoder, guide.probe, validation_images)
     if trained:
         start_from(stage.kept, trained.network, config.initial_weights)

@@ -1,4 +1,4 @@
-"""The configuration of the data: training patches, pairs of stage 1, JPEG qualities, and where the sets are."""
+"""The configuration of the data: training patches, pairs and histories, JPEG qualities, and where the sets are."""
 
 import os
 import re
@@ -96,6 +96,39 @@ class PairsConfig:
         if len(self.scales) != 2 or not 0.5 <= self.scales[0] <= self.scales[1] <= 1:
             raise ValueError(f"pairs.scales must be two numbers in order, within 0.5..1, got {self.scales}")
         expand_qualities(self.second_qualities, key="pairs.second_qualities")
+
+
+@dataclass(frozen=True)
+class HistoriesConfig:
+    """What happened to stage 2's patches besides one 4:2:0 coding by libjpeg. By default, nothing.
+
+    Photos that were cropped after coding are patches off the grid: see data.aligned_share.
+
+    Args:
+        clean_share: share of patches that are not coded at all, 0..1: the network should leave them as they are.
+        full_chroma_share: share of colour codings that are 4:4:4, 0..1.
+        foreign_tables_share: share of codings with quantisation tables of other encoders than libjpeg, 0..1. They are
+            drawn at random, and are about as coarse as libjpeg's at the quality drawn.
+        double_share: share of the coded patches that are coded twice, 0..1; the second time on another grid.
+        second_qualities: qualities of the second coding, in the form of data.qualities.
+    """
+
+    clean_share: float = 0.0
+    full_chroma_share: float = 0.0
+    foreign_tables_share: float = 0.0
+    double_share: float = 0.0
+    second_qualities: list[int | str] = field(default_factory=lambda: ["70..95"])
+
+    def __post_init__(self) -> None:
+        for name in ("clean_share", "full_chroma_share", "foreign_tables_share", "double_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"histories.{name} must be within 0..1, got {getattr(self, name)}")
+        expand_qualities(self.second_qualities, key="histories.second_qualities")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every patch is coded once, by libjpeg, in 4:2:0."""
+        return self.clean_share == self.full_chroma_share == self.foreign_tables_share == self.double_share == 0
 
 
 def expand_qualities(spec: Sequence[int | str], *, key: str = "data.qualities") -> list[int]:

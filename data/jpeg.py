@@ -6,6 +6,7 @@ cropping gives the same pixels as coding the whole image and cropping, with far 
 """
 
 import io
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,13 +28,25 @@ class Box(NamedTuple):
     def slices(self) -> tuple[slice, slice]:
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
+    def moved(self, rows: int, columns: int) -> "Box":
+        return self._replace(top=self.top + rows, left=self.left + columns)
+
     def within(self, outer: "Box") -> "Box":
         """The same rectangle in the coordinates of `outer`."""
         return Box(self.top - outer.top, self.left - outer.left, self.height, self.width)
 
 
-def encode(image: np.ndarray, quality: int) -> bytes:
-    """JPEG file of an image: one channel for (H, W), YCbCr 4:2:0 for (H, W, 3).
+Tables = Sequence[Sequence[int]]  # quantisation tables: of luma, and of chroma; 64 steps of 1..255 each, row by row
+
+
+def encode(image: np.ndarray, quality: int, *, full_chroma: bool = False, tables: Tables | None = None) -> bytes:
+    """JPEG file of an image: one channel for (H, W), YCbCr for (H, W, 3).
+
+    Args:
+        image: uint8.
+        quality: 1..100, of libjpeg's quantisation tables. It has no effect if `tables` are given.
+        full_chroma: code colour as 4:4:4, not as 4:2:0.
+        tables: used in place of libjpeg's.
 
     Raises:
         ValueError: if the quality is not within 1..100.
@@ -42,8 +55,10 @@ def encode(image: np.ndarray, quality: int) -> bytes:
         raise ValueError(f"JPEG quality must be within 1..100, got {quality}")
     buffer = io.BytesIO()
     # 4:2:0 is libjpeg's default at every quality; we ask for it all the same. Gray images have no such option.
-    options = {"subsampling": "4:2:0"} if image.ndim == 3 else {}
-    Image.fromarray(image).save(buffer, format="JPEG", quality=int(quality), **options)
+    options = {"subsampling": "4:4:4" if full_chroma else "4:2:0"} if image.ndim == 3 else {}
+    # Pillow would scale given tables by the quality.
+    steps = {"quality": int(quality)} if tables is None else {"qtables": [list(table) for table in tables]}
+    Image.fromarray(image).save(buffer, format="JPEG", **steps, **options)
     return buffer.getvalue()
 
 
@@ -53,9 +68,11 @@ def decode(data: bytes) -> np.ndarray:
         return np.asarray(file)
 
 
-def jpeg_roundtrip(image: np.ndarray, quality: int) -> np.ndarray:
-    """The image after one round of JPEG coding at this quality (1..100); same shape, uint8."""
-    return decode(encode(image, quality))
+def jpeg_roundtrip(
+    image: np.ndarray, quality: int, *, full_chroma: bool = False, tables: Tables | None = None
+) -> np.ndarray:
+    """The image after one round of JPEG coding; same shape, uint8. Arguments and errors as `encode`."""
+    return decode(encode(image, quality, full_chroma=full_chroma, tables=tables))
 
 
 def surroundings(box: Box, shape: tuple[int, ...]) -> Box:

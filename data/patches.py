@@ -14,9 +14,11 @@ from torch.utils.data import Dataset
 
 from data.augment import NUM_SYMMETRIES, SymmetryView
 from data.color import luma
-from data.config import DataConfig, expand_qualities
+from data.config import DataConfig, HistoriesConfig, expand_qualities
 from data.images import list_images
-from data.jpeg import COLOR_UNIT_PX, LUMA_UNIT_PX, Box, jpeg_roundtrip, surroundings
+from data.jpeg import COLOR_UNIT_PX, LUMA_UNIT_PX, Box
+from data.quantization import foreign_tables
+from data.recompression import Coding, coded_part
 from data.splits import refuse_other_split
 from data.store import PixelStore, open_store
 
@@ -67,12 +69,24 @@ class Patches(Dataset):
         self, image: SymmetryView, quality: int, is_full_range: bool, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
         """A patch of the coded image and the same patch of the image, (C, P, P) uint8 each."""
-        shape = image.shape
+        return self._coded_patch(image, [Coding(quality)], is_full_range, rng)
+
+    def _coded_patch(
+        self, image: SymmetryView, codings: Sequence[Coding], is_full_range: bool, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """As `_patch`, after any codings. The patch lies on the grid of the last one, or anywhere."""
+        rows, columns = (sum(cut) for cut in zip((0, 0), *(coding.shift for coding in codings), strict=True))
+        shape = (image.shape[0] - rows, image.shape[1] - columns, *image.shape[2:])
         box = self._place(shape, rng)
-        around = surroundings(box, shape if self.config.channels == 3 else shape[:2])
-        clean = self._cut(image, around, is_full_range)
-        inner = box.within(around).slices
-        return as_planes(jpeg_roundtrip(clean, quality)[inner]), as_planes(clean[inner])
+        seen = shape if self.config.channels == 3 else shape[:2]
+        degraded, clean = coded_part(lambda part: self._cut(image, part, is_full_range), seen, box, codings)
+        return as_planes(degraded), as_planes(clean)
+
+    def _shift(self, shape: tuple[int, ...], rng: np.random.Generator) -> tuple[int, int]:
+        """Rows and columns to cut off an image before it is coded again, so that a patch is left."""
+        size = self.config.patch_size_px
+        rows, columns = (int(rng.integers(min(LUMA_UNIT_PX, side - size + 1))) for side in shape[:2])
+        return rows, columns
 
     def _cut(self, image: SymmetryView, box: Box, is_full_range: bool) -> np.ndarray:
         """The pixels of a part of the image that get coded: (H, W) luma, or (H, W, 3)."""
@@ -98,13 +112,54 @@ class Patches(Dataset):
 class RestorationPatches(Patches):
     """Stage 2: a degraded patch and the clean one.
 
-    Item (epoch, index) is {"degraded": (C, P, P) uint8, "clean": (C, P, P) uint8, "quality": int}.
+    Item (epoch, index) is {"degraded": (C, P, P) uint8, "clean": (C, P, P) uint8, "quality": int}. The quality is the
+    one drawn: of the first coding, if there are two. It has no meaning for a patch that is not coded.
+
+    Args:
+        stores, config, seed: as `Patches`.
+        histories: what happens to the patches besides one coding.
+
+    Raises:
+        ValueError: as `Patches`.
     """
+
+    def __init__(
+        self,
+        stores: Sequence[PixelStore],
+        config: DataConfig,
+        histories: HistoriesConfig | None = None,
+        *,
+        seed: int,
+    ) -> None:
+        super().__init__(stores, config, seed=seed)
+        self.histories = histories or HistoriesConfig()
+        self.second_qualities = expand_qualities(self.histories.second_qualities, key="histories.second_qualities")
 
     def __getitem__(self, position: tuple[int, int]) -> dict:
         image, quality, rng = self._start(*position)
-        degraded, clean = self._patch(image, quality, self._draw_range(rng), rng)
+        is_full_range = self._draw_range(rng)
+        codings = self._codings(quality, image.shape, rng)
+        degraded, clean = self._coded_patch(image, codings, is_full_range, rng)
         return {"degraded": degraded, "clean": clean, "quality": quality}
+
+    def _codings(self, quality: int, shape: tuple[int, ...], rng: np.random.Generator) -> list[Coding]:
+        """The codings of an image of this shape: none, one or two."""
+        if self.histories.is_plain:  # no random number is drawn: a recipe without histories keeps its stream of samples
+            return [Coding(quality)]
+        if rng.random() < self.histories.clean_share:
+            return []
+        codings = [self._encoder(Coding(quality), rng)]
+        if rng.random() < self.histories.double_share:
+            second = Coding(self._draw(self.second_qualities, rng), shift=self._shift(shape, rng))
+            codings.append(self._encoder(second, rng))
+        return codings
+
+    def _encoder(self, coding: Coding, rng: np.random.Generator) -> Coding:
+        """The coding by an encoder that is drawn: perhaps with full chroma, perhaps with tables of its own."""
+        full_chroma = bool(rng.random() < self.histories.full_chroma_share)
+        is_foreign = rng.random() < self.histories.foreign_tables_share
+        tables = foreign_tables(coding.quality, rng) if is_foreign else None
+        return coding._replace(full_chroma=full_chroma, tables=tables)
 
 
 def open_training_stores(config: DataConfig, root: Path) -> list[PixelStore]:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from data.config import DataConfig, expand_qualities
+from data.config import DataConfig, HistoriesConfig, expand_qualities
 from engine.config import OptimConfig, TrainerConfig
 from restoration.networks import NetworkConfig
 
@@ -58,6 +58,7 @@ class RestorerConfig:
         trainer: how long, where, what is written.
         network: which restoration network.
         data: training patches.
+        histories: what happened to the patches besides one coding: other encoders, two codings, none.
         loss: reconstruction loss.
         optim: optimiser and schedule.
         validation: how the network is measured while it trains.
@@ -70,7 +71,15 @@ class RestorerConfig:
     trainer: TrainerConfig
     network: NetworkConfig = field(default_factory=NetworkConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    histories: HistoriesConfig = field(default_factory=HistoriesConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     initial_weights: str = ""
+
+    def __post_init__(self) -> None:
+        if self.histories.full_chroma_share and self.data.channels == 1:
+            raise ValueError(
+                f"histories.full_chroma_share is {self.histories.full_chroma_share}, but luma (data.channels 1) has no "
+                "chroma; set it to 0"
+            )
