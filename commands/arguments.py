@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from data.config import expand_qualities
 from data.known_sets import measured_folders
+from evaluation.figures.crops import Crop
 from evaluation.scores.image_sets import COLOR_MODES
 
 MAX_SCALE = 4
@@ -130,3 +131,14 @@ def scale(text: str) -> float:
     if not 0 < value <= MAX_SCALE:
         raise argparse.ArgumentTypeError(f"must be a number above 0 and at most {MAX_SCALE}, got {text}")
     return value
+
+
+def crop_of(text: str) -> Crop:
+    """Read a crop."""
+    parts = text.split(",")
+    if len(parts) != 4 or not all(part.isascii() and part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"must be four whole numbers, left,top,width,height, got {text}")
+    crop = Crop(*map(int, parts))
+    if not (crop.width and crop.height):
+        raise argparse.ArgumentTypeError(f"has no pixels: {text}")
+    return crop

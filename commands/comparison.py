@@ -1,19 +1,18 @@
 """`figure 6`: one image, restored by several systems."""
 
 import argparse
-from typing import Any
 
-from commands.arguments import add_device_options, jpeg_quality, path_name, positive
+from matplotlib.figure import Figure
+
+from commands.arguments import add_device_options, crop_of, jpeg_quality
 from commands.systems import JPEG, build_system
 from data.config import data_root
 from evaluation.encoder.gradcam import find_image
-from evaluation.scores.comparison import ORIGINAL, Crop, Shown, check_crops, comparison_figure
+from evaluation.figures.comparison import LETTERS, ORIGINAL, Shown, comparison_figure
+from evaluation.figures.crops import check_crops
 from evaluation.scores.image_sets import COLOR_MODES, read_clean
 from evaluation.scores.metrics import score
 from evaluation.scores.protocol import Case
-
-MAX_CROPS = 8
-MAX_DOTS_PER_INCH = 1200  # 7.2 inches are 8640 pixels then; the picture takes 4 bytes a pixel and more
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,24 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X,Y,W,H",
         help="parts to magnify: left, top, width and height in pixels of the image",
     )
-    parser.add_argument("--output", required=True, type=path_name, metavar="DIR", help="folder to write to")
     parser.add_argument("--channels", choices=COLOR_MODES, default="gray", help="luma or RGB (default: %(default)s)")
-    parser.add_argument(
-        "--dots-per-inch",
-        type=dots_per_inch,
-        metavar="N",
-        help="resolution of the PNG (default: 250); 120 suits a web page",
-    )
-    parser.add_argument(
-        "--data-root", default="", metavar="DIR", help="folder of the sets (default: DATA_ROOT, or datasets)"
-    )
     add_device_options(parser)
 
 
-def draw(options: argparse.Namespace) -> tuple[Any, dict]:
+def draw(options: argparse.Namespace) -> tuple[Figure, dict]:
     """The figure, and the content of its JSON file."""
-    if len(options.crop) > MAX_CROPS:
-        raise ValueError(f"--crop takes at most {MAX_CROPS} parts, got {len(options.crop)}")
+    if len(options.crop) > len(LETTERS):
+        raise ValueError(f"--crop takes at most {len(LETTERS)} parts, got {len(options.crop)}")
     path = find_image(options.image, data_root(options.data_root))
     clean = read_clean(path, options.channels)
     check_crops(options.crop, clean, path.name)
@@ -75,22 +64,3 @@ def draw(options: argparse.Namespace) -> tuple[Any, dict]:
     settings = {"image": path.name, "quality": options.quality, "channels": options.channels, "crops": options.crop}
     content = {"figure": 6, "settings": settings, "caption": caption, "systems": numbers}
     return comparison_figure([*versions, Shown(ORIGINAL, clean, None)], options.crop), content
-
-
-def dots_per_inch(text: str) -> int:
-    """Read the resolution of a PNG."""
-    dots = positive(text)
-    if dots > MAX_DOTS_PER_INCH:
-        raise argparse.ArgumentTypeError(f"must be at most {MAX_DOTS_PER_INCH}, got {text}")
-    return dots
-
-
-def crop_of(text: str) -> Crop:
-    """Read a crop."""
-    parts = text.split(",")
-    if len(parts) != 4 or not all(part.isascii() and part.isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"must be four whole numbers, left,top,width,height, got {text}")
-    crop = Crop(*map(int, parts))
-    if not (crop.width and crop.height):
-        raise argparse.ArgumentTypeError(f"has no pixels: {text}")
-    return crop

@@ -1,159 +1,63 @@
-"""`figure`: the paper's figures 2 and 5, on the encoder, and 6, on restored images."""
+"""`figure`: the paper's figures 2, 5, 6 and 7, and two of ours: gain against quality, PSNR against arithmetic."""
 
 import argparse
-import os
-from importlib.metadata import version
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import torch
+from matplotlib.figure import Figure
 
-from commands import comparison
-from commands.arguments import ExpandQualities, path_name, positive, seed
-from commands.encoders import open_encoder_for
+from commands import comparison, encoder_figures, removal
+from commands.arguments import path_name, positive
 from commands.figure_files import check_figure, write_figure
-from commands.systems import origin
-from common.machine import choose_device
-from data.config import data_root
-from data.images import list_images
-from data.known_sets import measured_folders
-from evaluation.encoder import gradcam, plots, tsne
-from evaluation.encoder.crops import Drawing
-from evaluation.scores.image_sets import COLOR_MODES, ImageSet, open_sets, read_clean
-from restoration.weights import Weights
 
-PROBE_IMAGES = "bsds500/val"  # under the data root; not a set that scores are reported on
-PROTOTYPE_IMAGES = 24  # so many of them; in Fig. 5 their mean representation stands for a quality
-HELP = "the paper's figures: 2 (t-SNE), 5 (feature maps), 6 (restored images, magnified)"
+MAX_DOTS_PER_INCH = 1200  # 7.2 inches are 8640 pixels then; the picture takes 4 bytes a pixel and more
+
+
+class Kind(NamedTuple):
+    """A figure: a line about it, its options, and the function that draws it and gives the content of its JSON."""
+
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    draw: Callable[[argparse.Namespace], tuple[Figure, dict]]
+
+
+FIGURES = {
+    "2": Kind("t-SNE of representations", encoder_figures.add_cluster_arguments, encoder_figures.draw_clusters),
+    "5": Kind("feature maps and Grad-CAM", encoder_figures.add_map_arguments, encoder_figures.draw_maps),
+    "6": Kind("an image as systems restore it", comparison.add_arguments, comparison.draw),
+    "7": Kind("photos of unknown quality: restored, and what was removed", removal.add_arguments, removal.draw),
+}
+HELP = "the paper's figures: 2 (t-SNE), 5 (feature maps), 6 (restored images, magnified), 7 (photos)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    numbers = parser.add_subparsers(title="figures", dest="number", metavar="NUMBER", required=True)
-    clusters = numbers.add_parser("2", help="t-SNE of representations; writes figure_2.png, .svg and .json")
-    clusters.add_argument("--sets", nargs="+", default=["live1"], metavar="SET", help="as in evaluate (default: live1)")
-    clusters.add_argument(
-        "--real",
-        metavar="DIR",
-        help="JPEG photos of unknown quality for panel (d) (default: twitter under --data-root, if any)",
-    )
-    clusters.add_argument(
-        "--perplexity", type=positive, default=30, metavar="N", help="perplexity of t-SNE (default: %(default)s)"
-    )
-    clusters.add_argument(
-        "--projector", type=path_name, metavar="DIR", help="also write this TensorBoard folder; it must be new or empty"
-    )
-    maps = numbers.add_parser("5", help="feature maps and Grad-CAM; writes figure_5.png, .svg and .json")
-    maps.add_argument(
-        "--image", metavar="FILE", help="image file, or SET/STEM as in live1/bikes (default: the first of live1)"
-    )
-    maps.add_argument(
-        "--quality",
-        nargs="+",
-        action=ExpandQualities,
-        default=[10, 30, 50, 70, 90],
-        metavar="Q",
-        help="JPEG qualities (default: 10 30 50 70 90)",
-    )
-    maps.add_argument(
-        "--size", type=positive, default=512, metavar="PX", help="longer sides are cut to this (default: %(default)s)"
-    )
-    maps.add_argument(
-        "--prototypes",
-        metavar="DIR",
-        help=f"images whose mean representation stands for a quality (default: {PROBE_IMAGES} of --data-root, if any)",
-    )
-    for figure, draw in ((clusters, draw_clusters), (maps, draw_maps)):
-        figure.add_argument("--weights", required=True, metavar="NAME", help="as in represent")
+    figures = parser.add_subparsers(title="figures", dest="number", metavar="FIGURE", required=True)
+    for name, kind in FIGURES.items():
+        figure = figures.add_parser(name, help=f"{kind.help}; writes figure_{name}.png, .svg, .pdf and .json")
+        kind.add_arguments(figure)
         figure.add_argument("--output", required=True, type=path_name, metavar="DIR", help="folder to write to")
         figure.add_argument(
-            "--channels", choices=COLOR_MODES, default="gray", help="luma or RGB (default: %(default)s)"
-        )
-        figure.add_argument(
-            "--crop-size", type=positive, default=128, metavar="PX", help="side of the crops (default: %(default)s)"
-        )
-        figure.add_argument(
-            "--seed", type=seed, default=0, metavar="N", help="seed of crop places and t-SNE (default: %(default)s)"
+            "--dots-per-inch",
+            type=dots_per_inch,
+            metavar="N",
+            help="resolution of the PNG (default: 250); 120 suits a web page",
         )
         figure.add_argument(
             "--data-root", default="", metavar="DIR", help="folder of the sets (default: DATA_ROOT, or datasets)"
         )
-        figure.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if any")
-        figure.set_defaults(draw=draw, precision="float32")
-    compared = numbers.add_parser("6", help="an image as systems restore it; writes figure_6.png, .svg and .json")
-    comparison.add_arguments(compared)
 
 
 def run(options: argparse.Namespace) -> None:
     stem = Path(options.output) / f"figure_{options.number}"
     check_figure(stem)
-    if options.number == "6":
-        write_figure(stem, *comparison.draw(options), dots_per_inch=options.dots_per_inch)
-        return
-    device = choose_device(options.device)
-    torch.backends.cudnn.allow_tf32 = False  # compute in true float32 on every GPU
-    weights = open_encoder_for(options.weights, options.channels)
-    weights.encoder.to(device)
-    figure, content = options.draw(weights, options)
-    libraries = {name.replace("-", "_"): version(name) for name in ("matplotlib", "scikit-learn")}
-    provenance = origin(weights, device, options) | libraries
-    names = ("channels", "sets", "crop_size", "perplexity", "image", "quality", "size", "seed")
-    settings = {name: vars(options)[name] for name in names if name in options}
-    head = {"figure": int(options.number), "settings": settings}
-    write_figure(stem, figure, head | content | {"provenance": provenance})
+    write_figure(stem, *FIGURES[options.number].draw(options), dots_per_inch=options.dots_per_inch)
 
 
-def draw_clusters(weights: Weights, options: argparse.Namespace) -> tuple[Any, dict]:
-    """Fig. 2, and the content of its JSON file. Also writes the TensorBoard folder, if one was asked for."""
-    root = data_root(options.data_root)
-    sets = open_sets(options.sets, root)
-    images = ImageSet(", ".join(name for name, _ in sets), [path for _, paths in sets for path in paths])
-    folder = Path(options.real) if options.real else root / measured_folders()["twitter"].path
-    photos = ImageSet(folder.name, list_images(folder)) if options.real or folder.is_dir() else None
-    if options.projector:
-        tsne.check_projector(options.projector)
-    drawing = Drawing((options.crop_size,), seed=options.seed, workers=os.cpu_count() or 1)
-    panels = tsne.embed_panels(
-        weights.encoder, images, photos, options.channels, drawing=drawing, perplexity=options.perplexity
-    )
-    if options.projector:
-        tsne.write_projector(options.projector, panels)
-    if photos is None:
-        print(f"panel (d) left out: no {folder}; name a folder of JPEG photos with --real")
-    shown = "; ".join(f"({panel.letter}) {panel.title}, {len(panel.names)} crops" for panel in panels)
-    caption = (
-        f"Fig. 2: t-SNE (perplexity {options.perplexity}, seed {options.seed}) of the representations of "
-        f"{options.crop_size}-pixel crops by {weights.name}, {options.channels}, {images.name}: {shown}."
-    )
-    if photos is not None:
-        caption += f" The photos are the {len(photos.paths)} of {photos.name}, {tsne.PHOTO_CROPS} crops of each."
-    return plots.tsne_figure(panels), {"caption": caption, "panels": tsne.describe(panels)}
-
-
-def draw_maps(weights: Weights, options: argparse.Namespace) -> tuple[Any, dict]:
-    """Fig. 5, and the content of its JSON file."""
-    root = data_root(options.data_root)
-    path = gradcam.find_image(options.image, root)
-    clean, qualities = read_clean(path, options.channels), sorted(set(options.quality))
-    gradcam.check_size(clean, options.size, name=path)
-    folder, prototypes = Path(options.prototypes or root / PROBE_IMAGES), None
-    explained = "the length of the representation"
-    if options.prototypes or folder.is_dir():
-        others = [other for other in list_images(folder) if not other.samefile(path)][:PROTOTYPE_IMAGES]
-        if not others:
-            raise ValueError(f"{folder} holds only the image shown; name other images with --prototypes")
-        drawing = Drawing((options.crop_size,), seed=options.seed, workers=os.cpu_count() or 1)
-        prototypes = gradcam.quality_prototypes(
-            weights.encoder, ImageSet(folder.name, others), qualities, options.channels, drawing
-        )
-        explained = (
-            f"the cosine of the representation to the mean one of its quality ({options.crop_size}-pixel crops of "
-            f"{len(others)} images of {'/'.join(folder.absolute().parts[-2:])})"
-        )
-    columns = gradcam.columns_of(weights.encoder, clean, qualities, size_px=options.size, prototypes=prototypes)
-    caption = (
-        f"Fig. 5: {path.stem} coded at the qualities, {options.channels}; mean absolute feature maps of "
-        f"{weights.name}, each row on one scale; Grad-CAM of {explained}, each map up to its own maximum."
-    )
-    figure = plots.maps_figure(columns, score_name="cosine" if prototypes else "length")
-    return figure, {"caption": caption} | gradcam.describe(columns)
+def dots_per_inch(text: str) -> int:
+    """Read the resolution of a PNG."""
+    dots = positive(text)
+    if dots > MAX_DOTS_PER_INCH:
+        raise argparse.ArgumentTypeError(f"must be at most {MAX_DOTS_PER_INCH}, got {text}")
+    return dots

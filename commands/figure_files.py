@@ -1,4 +1,4 @@
-"""The files of a figure: PNG, SVG, and JSON with its data. A module of its own: `outputs` needs no matplotlib."""
+"""The files of a figure: PNG, SVG, PDF, and JSON with its data. A module of its own: `outputs` needs no matplotlib."""
 
 from pathlib import Path
 

@@ -3,29 +3,44 @@
 from pathlib import Path
 
 import matplotlib
+from cycler import cycler
 from matplotlib.figure import Figure
 
 from common.files import written_whole
 
-STYLE = {"font.size": 8, "axes.linewidth": 0.6, "axes.titlesize": 8, "svg.hashsalt": "cqe"}  # salt: equal SVG files
-FORMATS = ("png", "svg")
+# Lines differ in colour, in marker and in dashes, so a reader needs only one of the three. The colours are those of
+# Okabe and Ito, which the colour-blind tell apart, without yellow, which is too pale on paper.
+SERIES = (
+    cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"])
+    + cycler(marker=["o", "s", "^", "D", "v", "P", "X"])
+    + cycler(linestyle=["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1))])
+)
+STYLE = {
+    "font.size": 8,
+    "axes.linewidth": 0.6,
+    "axes.titlesize": 8,
+    "axes.prop_cycle": SERIES,
+    "svg.hashsalt": "cqe",  # equal figures give equal SVG files
+    "pdf.fonttype": 42,  # TrueType: publishers refuse Type 3
+}
+FORMATS = ("png", "svg", "pdf")
+_NO_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}  # equal figures give equal files
 DOTS_PER_INCH = 250
 
 
 def save_figure(figure: Figure, stem: str | Path, *, dots_per_inch: int | None = None) -> list[Path]:
-    """Write `stem`.png and `stem`.svg, each whole or not at all, and return their paths. The folder must exist.
+    """Write `stem`.png, .svg and .pdf, each whole or not at all, and return their paths. The folder must exist.
 
     Args:
         figure: the figure.
         stem: path without suffix.
-        dots_per_inch: of the PNG; None means `DOTS_PER_INCH`, which is enough for print.
+        dots_per_inch: of the PNG, and of pictures in the PDF; None means `DOTS_PER_INCH`, which is enough for print.
     """
     paths = []
     for suffix in FORMATS:
         path = Path(f"{stem}.{suffix}")
         with written_whole(path) as working, matplotlib.rc_context(STYLE):
-            # The same figure must give the same file, so no date.
-            metadata = {"Date": None} if suffix == "svg" else None
-            figure.savefig(working, format=suffix, dpi=dots_per_inch or DOTS_PER_INCH, metadata=metadata)
+            dots = dots_per_inch or DOTS_PER_INCH
+            figure.savefig(working, format=suffix, dpi=dots, metadata=_NO_DATE.get(suffix))
         paths.append(path)
     return paths

@@ -42,7 +42,12 @@ def options(root: Path, *arguments: object) -> list:
 def test_systems_are_drawn_and_recorded(root: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:
     run(*options(root, "--systems", "jpeg", weights, "jpeg", "--channels", "color", "--quality", 20))
     out = root.parent / "out"
-    assert sorted(path.name for path in out.iterdir()) == ["figure_6.json", "figure_6.png", "figure_6.svg"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "figure_6.json",
+        "figure_6.pdf",
+        "figure_6.png",
+        "figure_6.svg",
+    ]
     content = json.loads((out / "figure_6.json").read_text())
     assert content["settings"] == {"image": "b.png", "quality": 20, "channels": "color", "crops": [[8, 16, 24, 16]]}
     jpeg, ours = content["systems"]

@@ -61,7 +61,7 @@ def written(folder: Path) -> list[str]:
 
 def test_clusters_are_drawn_and_recorded(figure: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     content = figure(2, "--projector", tmp_path / "board")
-    assert written(tmp_path / "out") == ["figure_2.json", "figure_2.png", "figure_2.svg"]
+    assert written(tmp_path / "out") == ["figure_2.json", "figure_2.pdf", "figure_2.png", "figure_2.svg"]
     assert [panel["panel"] for panel in content["panels"]] == ["a", "b", "c"]
     points = content["panels"][2]["points"]
     assert [(point["image"], point["quality"]) for point in points] == [(n, q) for n in "ab" for q in range(5, 96, 10)]
@@ -110,7 +110,7 @@ def test_maps_explain_the_length_without_prototypes(
     figure: Callable, weights: Path, root: Path, tmp_path: Path
 ) -> None:
     content = figure(5, "--quality", 20, "--image", "live1/b")
-    assert written(tmp_path / "out") == ["figure_5.json", "figure_5.png", "figure_5.svg"]
+    assert written(tmp_path / "out") == ["figure_5.json", "figure_5.pdf", "figure_5.png", "figure_5.svg"]
     encoder = load_encoder(weights, channels=1)
     clean = luma(np.asarray(Image.open(root / "live1" / "b.png")))
     with torch.no_grad():

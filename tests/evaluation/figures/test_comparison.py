@@ -1,10 +1,13 @@
 """The comparison of systems on one image: what is drawn, and where."""
 
+from itertools import combinations, pairwise
+
 import numpy as np
 import pytest
 
 from data.jpeg import jpeg_roundtrip
-from evaluation.scores.comparison import Crop, Shown, comparison_figure
+from evaluation.figures.comparison import Shown, comparison_figure
+from evaluation.figures.crops import Crop
 from tests.synthetic import picture
 
 
@@ -35,3 +38,17 @@ def test_everything_fits_and_keeps_its_shape(size: tuple[int, int]) -> None:
         assert left >= 0 and bottom >= 0 and left + width <= inches[0] and bottom + height <= inches[1]
     tops = [bottom + height for _, bottom, _, height in boxes]
     assert tops[1] == pytest.approx(tops[0]) and boxes[2][1] == pytest.approx(boxes[0][1])  # as high as the crops
+
+
+def test_many_versions_stand_in_lines_and_none_covers_another() -> None:
+    whole = picture(60, 90)
+    names = ["a_network_with_a_long_name_that_says_how_it_was_trained", *map(str, range(6))]
+    figure = comparison_figure([Shown(name, whole, None) for name in names], [Crop(0, 0, 30, 30)])
+    boxes = [axes.get_position() for axes in figure.axes]
+    assert len({round(box.y0, 6) for box in boxes[1:]}) == 2
+    assert not any(first.overlaps(second) for first, second in combinations(boxes, 2))
+    assert boxes[0].width > boxes[1].width > 0.12  # 0.86 inches: one line of seven would leave 0.78
+    figure.draw_without_rendering()
+    ends = [axes.title.get_window_extent() for axes in figure.axes[1:4]]
+    assert all(first.x1 < second.x0 for first, second in pairwise(ends))
+    assert figure.axes[1].get_title().startswith("a_network_with") and "…" in figure.axes[1].get_title()
