@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
-from skimage.metrics import structural_similarity
 
 from data.color import luma
+from evaluation.scores.ssim import WINDOW_PX, slabs, ssim_with
 
 PEAK = 255.0
 BLOCK_PX = 8
-MIN_SIDE_PX = 11  # the window of SSIM; also enough for PSNR-B to have a block boundary
+MIN_SIDE_PX = WINDOW_PX  # of SSIM; also enough for PSNR-B to have a block boundary
 CHANNEL_ORDERS = ("published", "right")
 
 
@@ -29,6 +29,7 @@ class Metric(NamedTuple):
         luma_settings, rgb_settings: how it is computed, in the words of a result's protocol.
         unit: of the score; empty if it has none.
         is_smaller_better: if so, the heading says it.
+        prepare: maps a clean image to the function of a restored one; it saves work where several are compared with it.
     """
 
     function: Callable[[np.ndarray, np.ndarray], float]
@@ -38,11 +39,22 @@ class Metric(NamedTuple):
     rgb_settings: str
     unit: str = ""
     is_smaller_better: bool = False
+    prepare: Callable[[np.ndarray], Callable[[np.ndarray], float]] | None = None
+
+    def against(self, clean: np.ndarray) -> Callable[[np.ndarray], float]:
+        """The score of restored images, as a function of them."""
+        return self.prepare(clean) if self.prepare else lambda restored: self.function(restored, clean)
+
+
+def scorer(clean: np.ndarray) -> Callable[[np.ndarray], dict[str, float]]:
+    """`score` for several restored images of one clean image, as a function of the restored one."""
+    functions = {name: metric.against(clean) for name, metric in METRICS.items()}
+    return lambda restored: {name: function(restored) for name, function in functions.items()}
 
 
 def score(restored: np.ndarray, clean: np.ndarray) -> dict[str, float]:
     """One image's score in each of `METRICS`: {"psnr": dB, "ssim": -1..1, "psnrb": dB}. Errors as in `psnr`."""
-    return {name: metric.function(restored, clean) for name, metric in METRICS.items()}
+    return scorer(clean)(restored)
 
 
 def means(scores: Iterable[dict[str, float]]) -> dict[str, float]:
@@ -77,20 +89,21 @@ def psnr(restored: np.ndarray, clean: np.ndarray) -> float:
 def ssim(restored: np.ndarray, clean: np.ndarray) -> float:
     """Structural similarity, -1..1: Gaussian window 11x11, sigma 1.5, mean over the image without its outer 5 pixels.
 
-    For RGB it is the mean of the three channels' values. Errors as in `psnr`. Source: Wang et al., 2004.
+    For RGB it is the mean of the three channels' values. Errors as in `psnr`. Source: `evaluation.scores.ssim`.
     """
-    _check_pair(restored, clean)
-    return float(
-        structural_similarity(
-            restored,
-            clean,
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-            data_range=PEAK,
-            channel_axis=2 if clean.ndim == 3 else None,
-        )
-    )
+    return ssim_against(clean)(restored)
+
+
+def ssim_against(clean: np.ndarray) -> Callable[[np.ndarray], float]:
+    """`ssim` with one clean image, as a function of the restored one."""
+    _check_pair(clean, clean)
+    channels = [ssim_with(plane) for plane in _planes(clean)]
+
+    def against_clean(restored: np.ndarray) -> float:
+        _check_pair(restored, clean)
+        return float(np.mean([of(plane) for of, plane in zip(channels, _planes(restored), strict=True)]))
+
+    return against_clean
 
 
 def psnrb(restored: np.ndarray, clean: np.ndarray, *, channel_order: str = "published") -> float:
@@ -133,11 +146,17 @@ def blocking_effect(plane: np.ndarray) -> float:
         eta * (D_B - D_BC) >= 0, in squared grey levels; 0 if the boundaries are no rougher than the rest.
     """
     height, width = plane.shape
-    values = plane.astype(np.float64)
-    across = np.square(np.diff(values, axis=1))  # (H, W - 1): pairs of neighbouring columns
-    down = np.square(np.diff(values, axis=0))  # (H - 1, W): pairs of neighbouring rows
-    boundary_sum = across[:, BLOCK_PX - 1 :: BLOCK_PX].sum() + down[BLOCK_PX - 1 :: BLOCK_PX].sum()
-    other_sum = across.sum() + down.sum() - boundary_sum
+    boundary_sum = other_sum = 0.0
+    for rows in slabs(height, width, unit=BLOCK_PX):
+        values = plane[rows.start : rows.stop + 1].astype(np.float64)  # with the first row of the next slab
+        across, down = np.diff(values[: rows.stop - rows.start]), np.diff(values, axis=0)
+        for steps, at_boundary in (
+            (across, across[:, BLOCK_PX - 1 :: BLOCK_PX]),
+            (down, down[BLOCK_PX - 1 :: BLOCK_PX]),
+        ):
+            boundary_sum += np.vdot(at_boundary, at_boundary)
+            other_sum += np.vdot(steps, steps)
+    other_sum -= boundary_sum
 
     num_boundary = height * (width / BLOCK_PX - 1) + width * (height / BLOCK_PX - 1)  # N_HB + N_VB
     num_other = height * (width - 1) + width * (height - 1) - num_boundary  # N_HBC + N_VBC
@@ -147,7 +166,15 @@ def blocking_effect(plane: np.ndarray) -> float:
 
 
 def _mean_squared_error(restored: np.ndarray, clean: np.ndarray) -> float:
-    return float(np.mean(np.square(restored.astype(np.float64) - clean)))
+    total = 0.0  # a sum of whole numbers below 2^53: exact in any order
+    for rows in slabs(*clean.shape[:2]):
+        error = np.subtract(restored[rows], clean[rows], dtype=np.float64)
+        total += np.vdot(error, error)
+    return float(total) / clean.size
+
+
+def _planes(image: np.ndarray) -> list[np.ndarray]:
+    return [image] if image.ndim == 2 else [np.ascontiguousarray(plane) for plane in np.moveaxis(image, 2, 0)]
 
 
 def _decibels(squared_error: float) -> float:
@@ -174,6 +201,7 @@ METRICS = {  # by name in results, in the order of the tables
         "SSIM",
         "SSIM 11x11 Gaussian, valid region",
         "SSIM 11x11 Gaussian, valid region, mean of the channels",
+        prepare=ssim_against,
     ),
     "psnrb": Metric(psnrb, 2, "PSNR-B", "PSNR-B 8x8", "PSNR-B 8x8, published channel order", unit="dB"),
 }

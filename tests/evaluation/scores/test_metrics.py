@@ -4,9 +4,13 @@ import math
 
 import numpy as np
 import pytest
+from skimage.metrics import structural_similarity
 
 from data.color import luma
-from evaluation.scores.metrics import blocking_effect, psnr, psnrb, score, ssim
+from data.jpeg import jpeg_roundtrip
+from evaluation.scores import ssim as ssim_module
+from evaluation.scores.metrics import blocking_effect, psnr, psnrb, score, scorer, ssim
+from tests.synthetic import picture
 
 
 @pytest.fixture
@@ -71,6 +75,36 @@ def test_ssim_equals_slow_windowed_sum(rng: np.random.Generator) -> None:
     assert ssim(restored, clean) == pytest.approx(np.mean(values), abs=1e-10)
 
 
+# Sides of the window itself, around the 16 outputs of one product, and of several slabs of rows.
+@pytest.mark.parametrize("shape", [(11, 11), (11, 300), (26, 27), (43, 12), (150, 260), (33, 20, 3)])
+def test_ssim_equals_scikit_images(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(ssim_module, "_SLAB_PIXELS", 1 << 13)
+    coded = picture(*shape[:2]) if len(shape) == 3 else picture(*shape)[..., 0].copy()
+    pairs = [random_pair(rng, *shape), (jpeg_roundtrip(coded, 10), coded), (np.full_like(coded, 7), coded)]
+    for restored, clean in pairs:
+        expected = structural_similarity(
+            restored,
+            clean,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            data_range=255,
+            channel_axis=2 if clean.ndim == 3 else None,
+        )
+        assert ssim(restored, clean) == pytest.approx(expected, abs=1e-12)
+        assert ssim(clean, clean) == 1
+
+
+def test_several_images_are_scored_with_one_clean_image_as_each_alone(rng: np.random.Generator) -> None:
+    for shape in ((24, 30), (20, 21, 3)):
+        restored, clean = random_pair(rng, *shape)
+        against_clean = scorer(clean)
+        for image in (restored, clean, 255 - restored):
+            assert against_clean(image) == score(image, clean)
+
+
 def test_ssim_of_colour_is_mean_of_channels(rng: np.random.Generator) -> None:
     restored, clean = random_pair(rng, 20, 24, 3)
     channels = [ssim(restored[:, :, c].copy(), clean[:, :, c].copy()) for c in range(3)]
@@ -91,8 +125,12 @@ def test_blocking_effect_of_flat_blocks_is_closed_form() -> None:
     assert psnrb(image, image) == pytest.approx(10 * math.log10(255**2 / (eta * 100)), abs=1e-12)
 
 
+@pytest.mark.parametrize("slab_pixels", [1, 500, 1 << 15])
 @pytest.mark.parametrize("shape", [(16, 24), (21, 30), (27, 11), (40, 33)])
-def test_psnrb_equals_slow_double_loop(rng: np.random.Generator, shape: tuple[int, int]) -> None:
+def test_psnrb_equals_slow_double_loop(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], slab_pixels: int
+) -> None:
+    monkeypatch.setattr(ssim_module, "_SLAB_PIXELS", slab_pixels)
     restored, clean = random_pair(rng, *shape)
     fast = psnrb(restored, clean)
     assert fast == pytest.approx(slow_psnrb(restored.astype(int), clean.astype(int)), abs=1e-10)
