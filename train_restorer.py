@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cqe.encoder import QualityEncoder
 from cqe.quality import QualityProbe
-from cqe.weights import check_channels
+from cqe.weights import build_encoder, check_channels, encoder_architecture
 from data.color import luma, to_image, to_tensor
 from data.config import data_root, expand_qualities
 from data.jpeg import jpeg_roundtrip
@@ -46,7 +46,10 @@ def run(config: RestorerConfig, process: Process) -> dict[str, float]:
         stores = open_training_stores(config.data, data_root(config.data.root))
         validation_images = open_validation_images(config)
     dataset = RestorationPatches(stores, config.data, config.histories, seed=config.trainer.seed)
-    stage = RestorerStage(config, guide.encoder, guide.probe, validation_images)
+    encoder, probe = guide.encoder, guide.probe
+    if config.train_encoder:
+        encoder, probe = build_encoder(encoder_architecture(encoder)), None
+    stage = RestorerStage(config, encoder, probe, validation_images)
     if trained:
         start_from(stage.kept, trained.network, config.initial_weights)
     return train_on(stage, dataset, config=config, process=process)
@@ -64,7 +67,7 @@ def open_guide(encoder: str, channels: int) -> Weights:
 
 
 class RestorerStage(Stage):
-    """The restoration network; its encoder is frozen inside it."""
+    """The restoration network; its encoder is frozen inside it, unless the config says that it is trained too."""
 
     name = "restorer"
     best_metric = "psnr"
@@ -79,6 +82,8 @@ class RestorerStage(Stage):
     ) -> None:
         self.config = config
         self.kept = build_restorer(config.network, encoder, config.data.channels)
+        if config.train_encoder:
+            self.kept.train_encoder()
         self.module = RestorationObjective(self.kept, fft_weight=config.loss.fft_weight, fft_norm=config.loss.fft_norm)
         self.validation_images = validation_images
         self.probe = probe  # the encoder's; it is published with that encoder only

@@ -55,6 +55,8 @@ class RestorerConfig:
     Args:
         encoder: the quality encoder, by name or file: `encoder.safetensors` of a stage 1 run, a published encoder, or a
             restoration network, whose encoder is taken. Not read if the encoder comes with `initial_weights`.
+        train_encoder: true: the encoder starts untrained, in the architecture of `encoder`, and is trained with the
+            network (model-2 of the paper's Table 5). false: it is used as it is, frozen (the paper's method).
         trainer: how long, where, what is written.
         network: which restoration network.
         data: training patches.
@@ -69,6 +71,7 @@ class RestorerConfig:
 
     encoder: str
     trainer: TrainerConfig
+    train_encoder: bool = False
     network: NetworkConfig = field(default_factory=NetworkConfig)
     data: DataConfig = field(default_factory=DataConfig)
     histories: HistoriesConfig = field(default_factory=HistoriesConfig)
@@ -83,3 +86,5 @@ class RestorerConfig:
                 f"histories.full_chroma_share is {self.histories.full_chroma_share}, but luma (data.channels 1) has no "
                 "chroma; set it to 0"
             )
+        if self.train_encoder and self.initial_weights:
+            raise ValueError("train_encoder starts with an untrained encoder, but initial_weights brings a trained one")

@@ -16,11 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from restoration.networks.fusion import EncoderFeatureFusion, InvertibleFusion, ResidualBlock
+from restoration.networks.fusion import EncoderFeatureFusion, Fusion, ResidualBlock, build_fusion
 from restoration.networks.restorer import Restorer
 
 Block = Literal["residual", "gated"]
-Fusion = Literal["invertible", "concatenation", "none"]
 
 # DEVIATION: the exponent is bounded, as in the release but not in Eq. 6. Training in half precision needs that.
 EXPONENT_BOUND = 0.8
@@ -36,7 +35,9 @@ class FastOptions:
         blocks_up: blocks after the fusion at 1/2, 1/4 and 1/8.
         fusion_hidden_ratio: channels inside the fusions' residual blocks, as a share of the trunk's.
         block: what the trunk is made of: "residual" (two 3x3 convolutions) or "gated" (depthwise, with products).
-        fusion: "invertible" as the paper's; "concatenation" or "none" (no guidance), to measure what that is worth.
+        fusion: "invertible" as the paper's. To measure what that is worth: "convolution" (concatenation and as many
+            weights), "concatenation" alone, or "none" (no guidance).
+        effm: false makes E1' and E2' from E1 and E2 alone, not from the neighbouring scales too.
     """
 
     widths: tuple[int, int, int] = (64, 128, 192)
@@ -45,6 +46,7 @@ class FastOptions:
     fusion_hidden_ratio: float = 1.0
     block: Block = "residual"
     fusion: Fusion = "invertible"
+    effm: bool = True
 
     def __post_init__(self) -> None:
         if min(*self.widths, *self.blocks_down, *self.blocks_up) < 0 or min(self.widths) < 1:
@@ -64,8 +66,10 @@ class FastRestorer(Restorer):
         blocks_up: blocks after the fusion at 1/2, 1/4 and 1/8.
         fusion_hidden_ratio: channels inside the residual blocks of the fusions, as a share of the trunk's.
         block: what the trunk is made of: "residual" (two 3x3 convolutions) or "gated" (`GatedBlock`).
-        fusion: "invertible" (Eq. 5-7). Two others show what that is worth: "concatenation" of the encoder's feature and
-            the trunk (Eq. 7 alone), and "none", a trunk that does not see the encoder.
+        fusion: "invertible" (Eq. 5-7). Others show what that is worth: "convolution" (`ConvolutionFusion`),
+            "concatenation" of the encoder's feature and the trunk (Eq. 7 alone), and "none", a trunk that does not see
+            the encoder.
+        effm: False makes E1' and E2' from E1 and E2 alone. True is Eq. 3-4.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class FastRestorer(Restorer):
         fusion_hidden_ratio: float = 1.0,
         block: Block = "residual",
         fusion: Fusion = "invertible",
+        effm: bool = True,
     ) -> None:
         super().__init__(encoder, channels, size_multiple=8)
         for name, values in (("widths", widths), ("blocks_down", blocks_down), ("blocks_up", blocks_up)):
@@ -88,10 +93,11 @@ class FastRestorer(Restorer):
         if block == "residual":  # a gated block multiplies halves of its channels, so they cannot be padded at the end
             self.concatenated_inputs = {"merge": 2}
         self.is_guided = fusion != "none"
+        self.reads_neighbours = effm
         if self.is_guided:
             channels0, channels1, channels2, channels3 = self.encoder.feature_channels  # of E0..E3
-            self.effm1 = EncoderFeatureFusion([channels0, channels1, channels2], width2)
-            self.effm2 = EncoderFeatureFusion([channels1, channels2, channels3], width4)
+            self.effm1 = EncoderFeatureFusion([channels0, channels1, channels2] if effm else [channels1], width2)
+            self.effm2 = EncoderFeatureFusion([channels1, channels2, channels3] if effm else [channels2], width4)
             self.reduce3 = nn.Conv2d(channels3, width8, 1)
 
         self.head = nn.Conv2d(4 * channels, width2, 3, padding=1)
@@ -126,11 +132,9 @@ class FastRestorer(Restorer):
         if not self.is_guided:
             return [None] * 3
         e0, e1, e2, e3 = features
-        return [
-            self.effm1([F.avg_pool2d(e0, 2), e1, _double(e2)]),  # Eq. 3
-            self.effm2([F.avg_pool2d(e1, 2), e2, _double(e3)]),  # Eq. 4
-            self.reduce3(e3),
-        ]
+        around1 = [F.avg_pool2d(e0, 2), e1, _double(e2)] if self.reads_neighbours else [e1]
+        around2 = [F.avg_pool2d(e1, 2), e2, _double(e3)] if self.reads_neighbours else [e2]
+        return [self.effm1(around1), self.effm2(around2), self.reduce3(e3)]  # Eq. 3, Eq. 4
 
 
 class GatedBlock(nn.Module):
@@ -166,11 +170,8 @@ class _FusionStage(nn.Module):
     def __init__(self, fusion: Fusion, block: Block, width: int, num_blocks: int, hidden_ratio: float) -> None:
         super().__init__()
         self.is_guided = fusion != "none"
-        if fusion == "invertible":
-            hidden = max(1, round(width * hidden_ratio))
-            self.fusion = InvertibleFusion(width, hidden=hidden, exponent_bound=EXPONENT_BOUND)
-        else:
-            self.fusion = None
+        hidden = max(1, round(width * hidden_ratio))
+        self.fusion = build_fusion(fusion, width, hidden=hidden, exponent_bound=EXPONENT_BOUND)
         if self.is_guided:
             self.merge = nn.Conv2d(2 * width, width, 1)
         self.blocks = _blocks(block, width, num_blocks)

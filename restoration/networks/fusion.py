@@ -4,11 +4,15 @@ Source: Section 3.2 and Fig. 4 of the paper.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 LEAKY_SLOPE = 0.1
+
+# How E and D meet. Only the first is the paper's method; the others measure what it is worth.
+Fusion = Literal["invertible", "convolution", "concatenation", "none"]
 
 
 class ResidualBlock(nn.Module):
@@ -98,3 +102,32 @@ class InvertibleFusion(nn.Module):
         if self.exponent_bound is None:
             return self.phi2(f1)
         return self.exponent_bound * (2 * torch.sigmoid(self.phi2(f1)) - 1)
+
+
+class ConvolutionFusion(nn.Module):
+    """Concatenation and convolutions in place of the invertible module, with as many weights and operations.
+
+    Args:
+        channels: of E and of D.
+        hidden: as that of the `InvertibleFusion` which it stands in for.
+
+    Source: model-3 of Table 5. The paper says that the number of parameters stays about the same.
+    """
+
+    def __init__(self, channels: int, *, hidden: int | None = None) -> None:
+        super().__init__()
+        # phi1, phi2 and phi3 have 3 * (channels * hidden) weights for each tap of a layer; so have these two layers.
+        self.body = ResidualBlock(2 * channels, max(1, 3 * (hidden or channels) // 2))
+
+    def forward(self, e: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
+        """Fuse E and D, both (N, channels, H, W), into two maps of that shape."""
+        return self.body(torch.cat([e, d], dim=1)).chunk(2, dim=1)
+
+
+def build_fusion(
+    kind: Fusion, channels: int, *, hidden: int | None = None, exponent_bound: float | None = None
+) -> nn.Module | None:
+    """The module that turns (E, D) into two maps; None where E and D stay as they are. Arguments as the classes'."""
+    if kind == "invertible":
+        return InvertibleFusion(channels, hidden=hidden, exponent_bound=exponent_bound)
+    return ConvolutionFusion(channels, hidden=hidden) if kind == "convolution" else None

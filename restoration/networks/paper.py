@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from restoration.networks.attention import ResidualAttentionGroup
-from restoration.networks.fusion import LEAKY_SLOPE, EncoderFeatureFusion, InvertibleFusion, ResidualBlock
+from restoration.networks.fusion import LEAKY_SLOPE, EncoderFeatureFusion, Fusion, ResidualBlock, build_fusion
 from restoration.networks.restorer import Restorer
 
 RELEASED_EXPONENT_BOUND = 0.8
@@ -27,11 +27,22 @@ class PaperOptions:
         released_fusion: true fuses as the authors' code does, false as Eq. 5-6 are printed.
         width: channels of the trunk.
         groups: residual attention groups after the fusion of E3, E2' and E1'.
+        fusion: "invertible" as the paper's. To measure what that is worth: "convolution" (concatenation and as many
+            weights), "concatenation" alone, or "none" (no guidance).
+        effm: false makes E1' and E2' from E1 and E2 alone, not from the neighbouring scales too.
     """
 
     released_fusion: bool = False
     width: int = 64
     groups: tuple[int, int, int] = (2, 4, 4)
+    fusion: Fusion = "invertible"
+    effm: bool = True
+
+    def __post_init__(self) -> None:
+        if self.released_fusion and self.fusion != "invertible":
+            raise ValueError(
+                f"network.paper.released_fusion is a form of the invertible fusion; fusion is {self.fusion}"
+            )
 
 
 class PaperRestorer(Restorer):
@@ -44,6 +55,8 @@ class PaperRestorer(Restorer):
             give their pixels.
         width: channels of the trunk; 64 is the paper's size.
         groups: residual attention groups after the fusion of E3, of E2' and of E1'.
+        fusion: "invertible" (Eq. 5-7), or one of those that show what that is worth, as in `FastRestorer`.
+        effm: False makes E1' and E2' from E1 and E2 alone. True is Eq. 3-4.
     """
 
     def __init__(
@@ -54,30 +67,47 @@ class PaperRestorer(Restorer):
         released_fusion: bool = False,
         width: int = 64,
         groups: Sequence[int] = (2, 4, 4),
+        fusion: Fusion = "invertible",
+        effm: bool = True,
     ) -> None:
         super().__init__(encoder, channels, size_multiple=8)
         if len(groups) != 3:
             raise ValueError(f"groups needs three numbers, for E3, E2' and E1', got {tuple(groups)}")
-        channels0, channels1, channels2, channels3 = self.encoder.feature_channels  # of E0..E3
-        self.reduce2 = nn.Conv2d(channels2, width, 1)
-        self.reduce3 = nn.Conv2d(channels3, width, 1)
-        self.effm1 = EncoderFeatureFusion([channels1, channels0, width], width)
-        self.effm2 = EncoderFeatureFusion([width, width, channels1], width)
+        self.is_guided = fusion != "none"
+        self.reads_neighbours = effm
+        if self.is_guided:
+            channels0, channels1, channels2, channels3 = self.encoder.feature_channels  # of E0..E3
+            self.reduce2 = nn.Conv2d(channels2, width, 1)
+            self.reduce3 = nn.Conv2d(channels3, width, 1)
+            self.effm1 = EncoderFeatureFusion([channels1, channels0, width] if effm else [channels1], width)
+            self.effm2 = EncoderFeatureFusion([width, width, channels1] if effm else [width], width)
 
         # DEVIATION: the text has no mixing of image and E3 before the first fusion, and no pyramid pooling. The
         # release, which made the scores of the paper's tables, has both, and so do we.
         self.head = nn.Conv2d(channels, width, 3, padding=1)
-        self.mixing = nn.Sequential(
-            *(ResidualBlock(2 * width) for _ in range(4)),
-            nn.Conv2d(2 * width, width, 1),
+        mixed = 2 * width if self.is_guided else width
+        self.mixing = nn.Sequential(*(ResidualBlock(mixed) for _ in range(4)), nn.Conv2d(mixed, width, 1))
+        self.stages = nn.ModuleList(
+            FusionStage(width, count, fusion=fusion, released_fusion=released_fusion) for count in groups
         )
-        self.stages = nn.ModuleList(FusionStage(width, count, released_fusion=released_fusion) for count in groups)
         self.pyramid = PyramidPooling(width)
         # DEVIATION: the text's last convolution is 1x1, the release's 3x3. We follow the release.
         self.tail = nn.Conv2d(width, channels, 3, padding=1)
 
     def residual(self, padded: Tensor, features: Sequence[Tensor]) -> Tensor:
-        size = padded.shape[-2:]
+        guides = self._guides(features, padded.shape[-2:])
+        trunk = self.head(padded)
+        if self.is_guided:
+            trunk = torch.cat([trunk, guides[0]], dim=1)
+        trunk = self.mixing(trunk)  # (N, width, H, W)
+        for stage, guide in zip(self.stages, guides, strict=True):
+            trunk = stage(guide, trunk)
+        return self.tail(self.pyramid(trunk))
+
+    def _guides(self, features: Sequence[Tensor], size: torch.Size) -> Sequence[Tensor | None]:
+        """E3, E2' and E1', each (N, width, H, W)."""
+        if not self.is_guided:
+            return [None] * 3
         e0, e1, e2, e3 = features
         # The release enlarges first and convolves then. A 1x1 convolution commutes with nearest-neighbour
         # interpolation; at the small size it costs 1/16 and 1/64.
@@ -85,31 +115,32 @@ class PaperRestorer(Restorer):
         e2 = _enlarge(self.reduce2(e2), size)
         e3 = _enlarge(self.reduce3(e3), size)
         # The order in the brackets is the release's, because its weights depend on it. The equations count upwards.
-        e1_fused = self.effm1([e1, e0, e2])  # E1', Eq. 3
-        e2_fused = self.effm2([e2, e3, e1])  # E2', Eq. 4
-
-        trunk = self.mixing(torch.cat([self.head(padded), e3], dim=1))  # (N, width, H, W)
-        for stage, feature in zip(self.stages, (e3, e2_fused, e1_fused), strict=True):
-            trunk = stage(feature, trunk)
-        return self.tail(self.pyramid(trunk))
+        e1_fused = self.effm1([e1, e0, e2] if self.reads_neighbours else [e1])  # E1', Eq. 3
+        e2_fused = self.effm2([e2, e3, e1] if self.reads_neighbours else [e2])  # E2', Eq. 4
+        return [e3, e2_fused, e1_fused]
 
 
 class FusionStage(nn.Module):
-    """One invertible fusion, the way back to `width` channels, and residual attention groups."""
+    """One fusion, the way back to `width` channels, and residual attention groups."""
 
-    def __init__(self, width: int, num_groups: int, *, released_fusion: bool) -> None:
+    def __init__(self, width: int, num_groups: int, *, fusion: Fusion, released_fusion: bool) -> None:
         super().__init__()
+        self.is_guided = fusion != "none"
         self.released_fusion = released_fusion
-        self.fusion = InvertibleFusion(width, exponent_bound=RELEASED_EXPONENT_BOUND if released_fusion else None)
-        self.merge = nn.Conv2d(2 * width, width, 3, padding=1)
+        self.fusion = build_fusion(fusion, width, exponent_bound=RELEASED_EXPONENT_BOUND if released_fusion else None)
+        if self.is_guided:
+            self.merge = nn.Conv2d(2 * width, width, 3, padding=1)
         self.groups = nn.Sequential(*(ResidualAttentionGroup(width) for _ in range(num_groups)))
 
-    def forward(self, e: Tensor, d: Tensor) -> Tensor:
+    def forward(self, e: Tensor | None, d: Tensor) -> Tensor:
         """Encoder feature E and trunk D, both (N, width, H, W), to the next trunk of that shape."""
         # DEVIATION: Eq. 5-6 add phi1(D) to E and scale D; the release adds phi1(E) to D and scales E, and bounds the
         # exponent. `released_fusion=False` is the printed form, and the default.
-        f1, f2 = self.fusion(d, e) if self.released_fusion else self.fusion(e, d)
-        return self.groups(self.merge(torch.cat([f1, f2], dim=1)))  # Eq. 7: (N, 2*width, H, W), then (N, width, H, W)
+        if not self.is_guided:
+            return self.groups(d)
+        pair = (d, e) if self.released_fusion else (e, d)
+        fused = self.fusion(*pair) if self.fusion else pair
+        return self.groups(self.merge(torch.cat(fused, dim=1)))  # Eq. 7: (N, 2*width, H, W), then (N, width, H, W)
 
 
 class PyramidPooling(nn.Module):

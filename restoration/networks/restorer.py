@@ -7,22 +7,34 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class FrozenEncoder(nn.Module):
-    """A trained quality encoder that cannot change: no gradients, always in eval mode.
-
-    Its parameters require no gradients, so DDP and optimizers leave it out. `train()` does not reach it, so its
-    BatchNorm statistics stay. Its forward pass records nothing for autograd.
+class GuidingEncoder(nn.Module):
+    """A quality encoder inside a restoration network, trained with it.
 
     Args:
         encoder: maps (N, C, H, W) to (representation, [E0, E1, E2, E3]). Its `feature_channels` are the channels of the
-            four maps. It is frozen in place, not copied.
+            four maps. It is used, not copied.
     """
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
-        self.network = encoder.requires_grad_(False)
+        self.network = encoder.requires_grad_(True)
         self.feature_channels = tuple(encoder.feature_channels)
-        self.eval()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The encoder's (representation, features)."""
+        return self.network(x)
+
+
+class FrozenEncoder(GuidingEncoder):
+    """A trained quality encoder that cannot change: no gradients, always in eval mode.
+
+    Its parameters require no gradients, so DDP and optimizers leave it out. `train()` does not reach it, so its
+    BatchNorm statistics stay. Its forward pass records nothing for autograd. It is frozen in place, not copied.
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__(encoder)
+        self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "FrozenEncoder":
         """Stay in eval mode, whatever `mode` is."""
@@ -31,7 +43,7 @@ class FrozenEncoder(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The encoder's (representation, features), without gradient history."""
-        return self.network(x)
+        return super().forward(x)
 
 
 class Restorer(nn.Module):
@@ -45,10 +57,12 @@ class Restorer(nn.Module):
         size_multiple: heights and widths that reach `residual` are multiples of this many pixels.
 
     Attributes:
+        is_guided: whether `residual` reads the encoder's features; if not, they are not computed.
         concatenated_inputs: layers, by the last part of their name, whose input is a concatenation of so many maps of
             equal width. A wider network can then start from this one. None: it cannot.
     """
 
+    is_guided = True
     concatenated_inputs: Mapping[str, int] | None = None
 
     def __init__(self, encoder: nn.Module, channels: int, *, size_multiple: int = 8) -> None:
@@ -73,15 +87,26 @@ class Restorer(nn.Module):
             raise ValueError(f"expected images of shape (N, {self.channels}, H, W), got {tuple(x.shape)}")
         height, width = x.shape[-2:]
         padded = pad_to_multiple(x, self.size_multiple)
-        _, features = self.encoder(padded)
+        features = self.encoder(padded)[1] if self.is_guided else []
         return (padded + self.residual(padded, features))[..., :height, :width]
+
+    def train_encoder(self) -> None:
+        """Let the encoder be trained with the network, as model-2 of the paper's Table 5 is.
+
+        Raises:
+            ValueError: if the network does not read the encoder.
+        """
+        if not self.is_guided:
+            raise ValueError("train_encoder is on, but network's fusion is none: it does not read the encoder")
+        self.encoder = GuidingEncoder(self.encoder.network)
 
     def residual(self, padded: Tensor, features: Sequence[Tensor]) -> Tensor:
         """What to add to the image.
 
         Args:
             padded: (N, channels, H, W), H and W multiples of `size_multiple`.
-            features: E0..E3 at 1, 1/2, 1/4 and 1/8 of the padded size, without gradient history.
+            features: E0..E3 at 1, 1/2, 1/4 and 1/8 of the padded size, without gradient history unless the encoder is
+                trained too; none if the network is not guided.
 
         Returns:
             (N, channels, H, W).

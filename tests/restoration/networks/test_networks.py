@@ -38,7 +38,7 @@ def test_a_description_survives_json_and_builds_the_same_network(name: str) -> N
 def test_the_default_is_the_papers_network() -> None:
     assert NetworkConfig().described() == {
         "name": "paper",
-        "options": {"released_fusion": False, "width": 64, "groups": (2, 4, 4)},
+        "options": {"released_fusion": False, "width": 64, "groups": (2, 4, 4), "fusion": "invertible", "effm": True},
     }
 
 

@@ -77,7 +77,7 @@ def test_padding_repeats_the_last_row_and_column() -> None:
 
 @pytest.mark.parametrize("released_fusion", [False, True])
 def test_a_stage_fuses_as_printed_or_as_released(released_fusion: bool) -> None:
-    stage = FusionStage(3, 1, released_fusion=released_fusion).double()
+    stage = FusionStage(3, 1, fusion="invertible", released_fusion=released_fusion).double()
     e, d = torch.randn(1, 3, 6, 8).double(), torch.randn(1, 3, 6, 8).double()
     phi1, phi2, phi3 = stage.fusion.phi1, stage.fusion.phi2, stage.fusion.phi3
     if released_fusion:
