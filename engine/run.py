@@ -86,7 +86,7 @@ class TrainingState:
         missing = {"config", "progress", "module", "optimizer", "average", "torch_rng"} - state.keys()
         if missing:
             raise ValueError(f"{path} lacks '{min(missing)}': it is no complete training checkpoint")
-        _refuse_changes(state["config"], config, path)
+        refuse_changes(state["config"], config, path)
         try:
             self.module.load_state_dict(state["module"])
             for group in state["optimizer"]["param_groups"]:
@@ -134,7 +134,7 @@ def open_run_dir(run_dir: Path, config: Any, process: Process) -> None:
     wait_for_all()
 
 
-def _refuse_changes(saved: dict, config: Any, path: Path) -> None:
+def refuse_changes(saved: dict, config: Any, path: Path) -> None:
     # An older version did what a key's default says, where it did not have the key yet.
     before = dict(_flat(defaults(config))) | dict(_flat(saved))
     now = dict(_flat(to_dict(config)))

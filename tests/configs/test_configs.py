@@ -13,11 +13,11 @@ from engine.config import parse_config, save_config, to_dict
 from restoration.config import RestorerConfig
 from tests.places import CONFIGS, ROOT
 
-CLASSES = {"cqe": CqeConfig, "restorer": RestorerConfig}
-SCRIPTS = {"cqe": "train_cqe.py", "restorer": "train_restorer.py"}
-OVERLAYS = {"smoke", "supervised", "design"}  # to be laid over another config
+CLASSES = {"cqe": CqeConfig, "restorer": RestorerConfig, "ablation": RestorerConfig}
+SCRIPTS = {"cqe": "train_cqe.py", "restorer": "train_restorer.py", "ablation": "train_restorer.py"}
+OVERLAYS = {"smoke", "supervised", "design"}  # to be laid over another config, as all of configs/ablation are
 ALL = sorted(CONFIGS.glob("*/*.yaml"))
-WHOLE = [path for path in ALL if path.stem not in OVERLAYS]
+WHOLE = [path for path in ALL if path.stem not in OVERLAYS and path.parent.name != "ablation"]
 
 # Keys in which the colour config of a pair differs from the gray one: (gray, colour); None where a file lacks the key.
 DIFFERENCES = {

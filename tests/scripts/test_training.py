@@ -217,6 +217,27 @@ def test_every_trainable_parameter_moves_and_frozen_ones_do_not(
     assert num_frozen > 0
 
 
+def test_an_encoder_that_is_not_trained_first_starts_anew_and_is_trained_too(
+    settings: Callable, script: Callable, encoder_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = load_encoder(encoder_file)
+    whole, parts = (settings("restorer", run=run, max_steps=3) | {"train_encoder": True} for run in ("whole", "parts"))
+    assert script("restorer", whole)[0] == 0
+    opened = open_weights(tmp_path / "whole" / WEIGHTS["restorer"])
+    assert opened.probe is None
+    for name, tensor in opened.encoder.state_dict().items():
+        assert (tensor != given.state_dict()[name]).any(), name
+    with monkeypatch.context() as context:
+        stop_at(2, context)
+        assert script("restorer", parts)[0] == 0
+    assert script("restorer", parts, "--resume")[0] == 0
+    torch.testing.assert_close(
+        tensors(tmp_path / "parts", "restorer"), tensors(tmp_path / "whole", "restorer"), rtol=0, atol=0
+    )
+    status, lines = script("restorer", whole, "--initial_weights", "fast_tiny_gray", "--trainer.run_dir", "other")
+    assert (status, len(lines)) == (2, 1) and "train_encoder starts with an untrained encoder" in lines[0]
+
+
 def test_a_loss_that_is_not_finite_ends_with_status_2_and_unharmed_weights(
     settings: Callable, script: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from restoration.networks.fusion import EncoderFeatureFusion, InvertibleFusion, ResidualBlock
+from restoration.networks.fusion import (
+    ConvolutionFusion,
+    EncoderFeatureFusion,
+    InvertibleFusion,
+    ResidualBlock,
+    build_fusion,
+)
 
 
 @pytest.mark.parametrize("exponent_bound", [None, 0.8])
@@ -35,6 +41,23 @@ def test_a_bound_limits_how_far_d_is_scaled() -> None:
     exponent = torch.log(f2 - block.phi3(f1))
     torch.testing.assert_close(exponent, 0.8 * torch.tanh(block.phi2(f1) / 2))  # 2 sigmoid(x) - 1 = tanh(x / 2)
     assert exponent.abs().max() <= 0.8 + 1e-9
+
+
+@pytest.mark.parametrize("hidden", [None, 4])
+def test_convolutions_in_place_of_the_invertible_module_have_as_many_weights(hidden: int | None) -> None:
+    def num_weights(kind: str) -> int:
+        block = build_fusion(kind, 8, hidden=hidden)
+        return sum(parameter.numel() for parameter in block.parameters() if parameter.ndim == 4)
+
+    assert num_weights("convolution") == num_weights("invertible") == 3 * 2 * 9 * 8 * (hidden or 8)
+    assert build_fusion("concatenation", 8) is None and build_fusion("none", 8) is None
+
+
+def test_convolutions_see_both_features() -> None:
+    block = ConvolutionFusion(3).double()
+    e, d = torch.randn(1, 3, 5, 7).double(), torch.randn(1, 3, 5, 7).double()
+    whole = torch.cat([e, d], dim=1) + block.body.body(torch.cat([e, d], dim=1))
+    torch.testing.assert_close(torch.cat(block(e, d), dim=1), whole)
 
 
 def test_a_bound_that_is_not_positive_is_refused() -> None:

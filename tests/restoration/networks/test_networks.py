@@ -2,9 +2,11 @@
 
 import inspect
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
+import torch
+from torch import nn
 
 from cqe.encoder import QualityEncoder
 from restoration.networks import NETWORKS, FastOptions, NetworkConfig, PaperOptions, build_restorer
@@ -40,6 +42,76 @@ def test_the_default_is_the_papers_network() -> None:
         "name": "paper",
         "options": {"released_fusion": False, "width": 64, "groups": (2, 4, 4), "fusion": "invertible", "effm": True},
     }
+
+
+ABLATED = [
+    {"fusion": "none"},
+    {"fusion": "convolution"},
+    {"fusion": "concatenation"},
+    {"fusion": "convolution", "effm": False},
+    {"effm": False},
+]
+
+
+@pytest.mark.parametrize("name", ["fast", "paper"])
+@pytest.mark.parametrize("options", ABLATED, ids=str)
+def test_a_network_without_one_of_its_parts_learns_with_all_others(name: str, options: dict) -> None:
+    network = build_restorer(ablated(name, options), QualityEncoder(1, width=4), 1)
+    nn.init.normal_(network.tail.weight, std=0.1)
+    x = torch.rand(2, 1, 13, 18)
+    assert network(x).shape == x.shape
+    network(x).square().mean().backward()
+    for key, parameter in network.named_parameters():
+        assert key.startswith("encoder.") != (parameter.grad is not None and bool(parameter.grad.any())), key
+
+
+@pytest.mark.parametrize("name", ["fast", "paper"])
+def test_without_effm_only_the_features_of_a_scale_are_read(name: str) -> None:
+    features = [torch.rand(1, 4, 16, 16), torch.rand(1, 4, 8, 8), torch.rand(1, 8, 4, 4), torch.rand(1, 16, 2, 2)]
+    for effm in (True, False):
+        network = build_restorer(ablated(name, {"effm": effm}), QualityEncoder(1, width=4), 1)
+        nn.init.normal_(network.tail.weight, std=0.1)
+        for feature in features:
+            feature.grad = None
+            feature.requires_grad_()
+        network.residual(torch.rand(1, 1, 16, 16), features).sum().backward()
+        assert [feature.grad is not None for feature in features] == [effm, True, True, True]  # E0 is in Eq. 3 alone
+
+
+@pytest.mark.parametrize("name", ["fast", "paper"])
+def test_a_network_without_guidance_does_not_run_its_encoder(name: str) -> None:
+    encoder = QualityEncoder(1, width=4)
+    encoder.register_forward_hook(lambda *_: pytest.fail("the encoder ran"))
+    build_restorer(ablated(name, {"fusion": "none"}), encoder, 1)(torch.rand(1, 1, 16, 16))
+
+
+@pytest.mark.parametrize("name", ["fast", "paper"])
+def test_an_encoder_can_be_trained_with_the_network(name: str) -> None:
+    network = build_restorer(SMALL[name], QualityEncoder(1, width=4), 1)
+    names = list(network.state_dict())
+    nn.init.normal_(network.tail.weight, std=0.1)
+    network.train_encoder()
+    statistics = network.train().encoder.network.bn1.running_mean.clone()
+    network(torch.rand(2, 1, 16, 16)).square().mean().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in network.encoder.parameters())
+    assert list(network.state_dict()) == names and (network.encoder.network.bn1.running_mean != statistics).any()
+
+
+def test_an_encoder_that_is_not_read_cannot_be_trained() -> None:
+    network = build_restorer(ablated("fast", {"fusion": "none"}), QualityEncoder(1, width=4), 1)
+    with pytest.raises(ValueError, match="train_encoder is on, but network's fusion is none"):
+        network.train_encoder()
+
+
+def test_the_released_form_has_no_other_fusion() -> None:
+    with pytest.raises(ValueError, match="released_fusion is a form of the invertible fusion; fusion is convolution"):
+        PaperOptions(released_fusion=True, fusion="convolution")
+
+
+def ablated(name: str, options: dict) -> NetworkConfig:
+    """`SMALL` with these options; the paper's network fuses as printed."""
+    printed = {"released_fusion": False} if name == "paper" else {}
+    return replace(SMALL[name], **{name: replace(getattr(SMALL[name], name), **printed, **options)})
 
 
 @pytest.mark.parametrize("name", NETWORKS)
