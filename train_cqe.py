@@ -23,12 +23,12 @@ from cqe.supervised import QualityClassifier
 from cqe.weights import encoder_architecture, load_encoder, save_encoder
 from data.config import data_root, expand_qualities
 from data.pairs import ContrastivePatches
-from data.patches import open_training_stores, open_validation_store
+from data.patches import list_training_images, open_training_stores, open_validation_store
 from data.store import PixelStore
 from engine.distributed import Process, gather_rows, main_first
 from engine.run import check_run_dir
 from engine.run_log import RunLog
-from engine.script import run_script, train_on
+from engine.script import plan_on, run_script, train_on
 from engine.stage import Stage
 from engine.weight_files import load_exactly
 from evaluation.encoder.neighbours import knn_quality, quality_crops
@@ -42,6 +42,11 @@ def run(config: CqeConfig, process: Process) -> dict[str, float]:
     """Train the encoder; returns the last validation's metrics."""
     check_run_dir(config.trainer)  # before any image is packed
     torch.manual_seed(config.trainer.seed)
+    if config.trainer.dry_run:
+        num_images = len(list_training_images(config.data, data_root(config.data.root)))
+        stage = EncoderStage(config, crops=(), probe_photos=())
+        pixels = 2 * config.pairs.qualities_per_image * config.data.patch_size_px**2
+        return plan_on(stage, num_images, pixels_per_image=pixels, config=config, process=process)
     with main_first(process):
         stores = open_training_stores(config.data, data_root(config.data.root))
         crops = validation_crops(config)
@@ -61,6 +66,7 @@ class EncoderStage(Stage):
     def __init__(
         self, config: CqeConfig, crops: tuple[Tensor, Tensor, Tensor], probe_photos: Sequence[np.ndarray]
     ) -> None:
+        self.config = config
         encoder = QualityEncoder(
             config.data.channels, width=config.encoder.width, remove_local_mean=config.encoder.remove_local_mean
         )
@@ -78,6 +84,12 @@ class EncoderStage(Stage):
         # (images, qualities, ...) -> (pairs, ...)
         query, key, quality = (batch[name].flatten(0, 1) for name in ("query", "key", "quality"))
         return query.float() / 255, key.float() / 255, quality
+
+    def blank_batch(self, num_samples: int) -> dict[str, Tensor]:
+        data, pairs = self.config.data, (num_samples, self.config.pairs.qualities_per_image)
+        size = data.patch_size_px
+        patches = torch.empty(*pairs, data.channels, size, size, dtype=torch.uint8, device="meta")
+        return {"query": patches, "key": patches, "quality": torch.empty(pairs, dtype=torch.long, device="meta")}
 
     def validate(self, kept: nn.Module, log: RunLog, step: int) -> dict[str, float]:
         crops, qualities, images = self.crops

@@ -19,11 +19,11 @@ from cqe.weights import build_encoder, check_channels, encoder_architecture
 from data.color import luma, to_image, to_tensor
 from data.config import data_root, expand_qualities
 from data.jpeg import jpeg_roundtrip
-from data.patches import RestorationPatches, open_training_stores, open_validation_store
+from data.patches import RestorationPatches, list_training_images, open_training_stores, open_validation_store
 from engine.distributed import Process, main_first
 from engine.run import check_run_dir
 from engine.run_log import RunLog
-from engine.script import run_script, train_on
+from engine.script import plan_on, run_script, train_on
 from engine.stage import Stage
 from evaluation.scores.metrics import MIN_SIDE_PX, means, score
 from restoration.config import RestorerConfig
@@ -42,6 +42,11 @@ def run(config: RestorerConfig, process: Process) -> dict[str, float]:
     brings_encoder = trained is not None and trained.network.channels == config.data.channels
     guide = trained if brings_encoder else open_guide(config.encoder, config.data.channels)
     torch.manual_seed(config.trainer.seed)
+    if config.trainer.dry_run:
+        num_images = len(list_training_images(config.data, data_root(config.data.root)))
+        stage = RestorerStage(config, guide.encoder, guide.probe, [])
+        pixels = config.data.patch_size_px**2
+        return plan_on(stage, num_images, pixels_per_image=pixels, config=config, process=process)
     with main_first(process):
         stores = open_training_stores(config.data, data_root(config.data.root))
         validation_images = open_validation_images(config)
@@ -91,6 +96,11 @@ class RestorerStage(Stage):
 
     def inputs(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         return batch["degraded"].float() / 255, batch["clean"].float() / 255
+
+    def blank_batch(self, num_samples: int) -> dict[str, Tensor]:
+        size = self.config.data.patch_size_px
+        patches = torch.empty(num_samples, self.config.data.channels, size, size, dtype=torch.uint8, device="meta")
+        return {"degraded": patches, "clean": patches}
 
     @torch.no_grad()
     def validate(self, kept: nn.Module, log: RunLog, step: int) -> dict[str, float]:

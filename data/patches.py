@@ -166,13 +166,22 @@ def open_training_stores(config: DataConfig, root: Path) -> list[PixelStore]:
     """The packs of `config.train` under `root`; refuses BSDS500 images that are not of the train split.
 
     Raises:
-        FileNotFoundError: if a folder is missing.
-        ValueError: if a folder is empty, holds a broken image, or images of BSDS500's val or test split.
+        FileNotFoundError, ValueError: as `list_training_images`; ValueError also if an image is broken.
     """
-    folders = [root / folder for folder in config.train]
-    for folder in folders:
-        refuse_other_split(list_images(folder), "train")
-    return [open_store(folder, config.pack_dir) for folder in folders]
+    list_training_images(config, root)
+    return [open_store(root / folder, config.pack_dir) for folder in config.train]
+
+
+def list_training_images(config: DataConfig, root: Path) -> list[Path]:
+    """The files of `config.train` under `root`. None is read.
+
+    Raises:
+        FileNotFoundError: if a folder is missing.
+        ValueError: if a folder is empty, or holds images of BSDS500's val or test split.
+    """
+    images = [image for folder in config.train for image in list_images(root / folder)]
+    refuse_other_split(images, "train")
+    return images
 
 
 def open_validation_store(config: DataConfig, root: Path, *, num_images: int | None = None) -> PixelStore:

@@ -20,6 +20,7 @@ from common.files import write_text
 
 Config = TypeVar("Config")
 
+SHORT_OPTIONS = {"--resume": "--trainer.resume", "--dry-run": "--trainer.dry_run"}
 MAX_LISTED_KEYS = 20  # a longer list would hide the message
 
 
@@ -95,6 +96,7 @@ class TrainerConfig:
         compile: compile the training step (torch.compile); "auto": on CUDA only. If compiling fails, the log says why
             and training goes on without it.
         resume: go on from the run's checkpoint.
+        dry_run: print what the training would do (size, arithmetic, memory, steps, learning rate) and end.
         log_every_steps: steps between two lines of the log.
         validate_every_steps: steps between two validations; the last step is always validated.
         save_every_minutes: longest time between two checkpoints; null: no limit. The last step is always saved.
@@ -111,6 +113,7 @@ class TrainerConfig:
     channels_last: bool = True
     compile: bool | Literal["auto"] = "auto"
     resume: bool = False
+    dry_run: bool = False
     log_every_steps: int = 50
     validate_every_steps: int = 1000
     save_every_minutes: float | None = 2.0
@@ -140,7 +143,7 @@ def parse_config(
 
     `--config FILE` names the YAML and may be repeated: later files win. `--SECTION FILE` reads one section from a file
     of its own. `--SECTION.KEY VALUE` wins over all files, wherever it stands. `--resume` is short for
-    `--trainer.resume true`.
+    `--trainer.resume true`, `--dry-run` for `--trainer.dry_run true`.
 
     Raises:
         FileNotFoundError: if the YAML file is missing.
@@ -153,7 +156,8 @@ def parse_config(
     options.sort(key=lambda option: (option.name != "config", option.name not in sections, option.name.count(".")))
     parser = jsonargparse.ArgumentParser(
         prog=Path(sys.argv[0]).name,
-        description=f"{description} --resume, short for --trainer.resume true, goes on from the run's checkpoint.",
+        description=f"{description} --resume, short for --trainer.resume true, goes on from the run's checkpoint. "
+        "--dry-run, short for --trainer.dry_run true, prints what the training would do, and ends.",
         exit_on_error=False,
         default_env=False,
         allow_abbrev=False,
@@ -260,8 +264,8 @@ class _Option:
 def _split(arguments: Sequence[str]) -> list[_Option]:
     groups: list[list[str]] = []
     for word in arguments:
-        if word == "--resume":
-            groups.append(["--trainer.resume", "true"])
+        if word in SHORT_OPTIONS:
+            groups.append([SHORT_OPTIONS[word], "true"])
         elif word.startswith("--") or not groups:
             groups.append([word])
         else:

@@ -23,19 +23,13 @@ class StepSampler(Sampler):
         first_step, last_step: global steps to yield, without the last one.
 
     Raises:
-        ValueError: if the batch is larger than the epoch, or does not divide among the ranks.
+        ValueError: as `check_batch`.
     """
 
     def __init__(
         self, num_samples: int, batch_size: int, *, rank: int, world_size: int, first_step: int, last_step: int
     ) -> None:
-        if batch_size % world_size:
-            raise ValueError(f"data.batch_size ({batch_size}) must be a multiple of the {world_size} processes")
-        if num_samples < batch_size:
-            raise ValueError(
-                f"data.batch_size is {batch_size}, but the training set has only {num_samples} images: "
-                f"lower it or add images"
-            )
+        check_batch(num_samples, batch_size, world_size)
         self.steps_per_epoch = num_samples // batch_size
         self.batch_size = batch_size
         self.steps = range(first_step, last_step)
@@ -48,6 +42,17 @@ class StepSampler(Sampler):
         for step in self.steps:
             epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
             yield [(epoch, step_of_epoch * self.batch_size + place) for place in self.share]
+
+
+def check_batch(num_samples: int, batch_size: int, world_size: int) -> None:
+    """Raise ValueError if the batch is larger than the epoch, or does not divide among the ranks."""
+    if batch_size % world_size:
+        raise ValueError(f"data.batch_size ({batch_size}) must be a multiple of the {world_size} processes")
+    if num_samples < batch_size:
+        raise ValueError(
+            f"data.batch_size is {batch_size}, but the training set has only {num_samples} images: "
+            f"lower it or add images"
+        )
 
 
 def build_loader(
@@ -74,7 +79,7 @@ def build_loader(
         pin_memory: put batches in pinned memory, from which a GPU copies in the background.
 
     Raises:
-        ValueError: as `StepSampler`.
+        ValueError: as `check_batch`.
     """
     sampler = StepSampler(
         len(dataset), batch_size, rank=rank, world_size=world_size, first_step=first_step, last_step=last_step

@@ -22,7 +22,8 @@ CHECKPOINT_NAME = "checkpoint.pt"
 FREE_ON_RESUME = {
     "encoder", "initial_weights",  # the checkpoint holds all weights
     "data.root", "data.pack_dir", "data.num_workers",
-    "trainer.run_dir", "trainer.resume", "trainer.device", "trainer.epochs", "trainer.max_steps", "trainer.max_minutes",
+    "trainer.run_dir", "trainer.resume", "trainer.dry_run", "trainer.device",
+    "trainer.epochs", "trainer.max_steps", "trainer.max_minutes",
     "trainer.log_every_steps", "trainer.validate_every_steps", "trainer.save_every_steps", "trainer.save_every_minutes",
     "trainer.compile",
 }  # fmt: skip

@@ -9,8 +9,9 @@ from torch.utils.data import Dataset
 from common.errors import user_errors
 from engine.config import parse_config
 from engine.distributed import Process, process_group
-from engine.loader import build_loader
+from engine.loader import build_loader, check_batch
 from engine.loop import train
+from engine.plan import plan
 from engine.stage import RunConfig, Stage
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -27,6 +28,17 @@ class DataRunConfig(RunConfig, Protocol):
     """A configuration whose section `data` says how batches are made."""
 
     data: BatchConfig
+
+
+def plan_on(
+    stage: Stage, num_images: int, *, pixels_per_image: int, config: DataRunConfig, process: Process
+) -> dict[str, float]:
+    """Print what the training would do (`--dry-run`); arguments as those of `engine.plan.plan`."""
+    check_batch(num_images, config.data.batch_size, process.world_size)
+    options = {"pixels_per_image": pixels_per_image, "batch_size": config.data.batch_size}
+    if process.is_main:
+        print(plan(stage, num_images=num_images, config=config, process=process, **options))
+    return {}
 
 
 def train_on(stage: Stage, dataset: Dataset, *, config: DataRunConfig, process: Process) -> dict[str, float]:

@@ -43,6 +43,10 @@ class Stage(ABC):
         """The arguments of `module`, from a batch on the device."""
 
     @abstractmethod
+    def blank_batch(self, num_samples: int) -> dict[str, Tensor]:
+        """A batch as `inputs` takes it: of this many samples, on the meta device, without content."""
+
+    @abstractmethod
     def validate(self, kept: nn.Module, log: RunLog, step: int) -> dict[str, float]:
         """Metrics of `kept`, which is the stage's `kept` or its average, in eval mode; `best_metric` is among them."""
 

@@ -14,7 +14,7 @@ import pytest
 from commands.arguments import OneLineParser
 from cqe.config import CqeConfig
 from data.__main__ import _parser as data_parser
-from engine.config import parse_config
+from engine.config import SHORT_OPTIONS, parse_config
 from restoration.config import RestorerConfig
 from tests.places import ROOT
 from tests.program import load
@@ -133,7 +133,7 @@ def subcommand_parser(name: str) -> argparse.ArgumentParser:
 def options_of(program: str) -> frozenset[str]:
     """Options, in full, of a subcommand of test.py, of a training script or of `-m data`."""
     if program in CONFIGS:
-        return frozenset({"--config", "--resume", "--help"} | {f"--{key}" for key in keys_of(CONFIGS[program])})
+        return frozenset({"--config", *SHORT_OPTIONS, "--help"} | {f"--{key}" for key in keys_of(CONFIGS[program])})
     return frozenset(option_strings(data_parser() if program == "-m data" else subcommand_parser(program)))
 
 

@@ -42,6 +42,9 @@ class LineStage(Stage):
     def inputs(self, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
         return batch["x"], batch["y"], batch["z"]
 
+    def blank_batch(self, num_samples: int) -> dict[str, Tensor]:
+        return {name: torch.empty(num_samples, 1, 1, 1, device="meta") for name in ("x", "y", "z")}
+
     def validate(self, kept: nn.Module, log: object, step: int) -> dict[str, float]:
         self.validated.append((step, kept.weight.item(), kept.training))
         return {"score": self.scores.pop(0) if self.scores else float(step)}

@@ -46,6 +46,9 @@ class ImageStage(Stage):
     def inputs(self, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
         return (batch["x"],)
 
+    def blank_batch(self, num_samples: int) -> dict[str, Tensor]:
+        return {"x": torch.empty(num_samples, 1, 8, 8, device="meta")}
+
     def validate(self, kept: nn.Module, log: object, step: int) -> dict[str, float]:
         return {"score": 0.0}
 

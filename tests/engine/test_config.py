@@ -89,6 +89,11 @@ def test_resume_is_short_for_its_key(parse) -> None:
     assert parse(MINIMAL, "--trainer.resume", "true").trainer.resume
 
 
+def test_dry_run_is_short_for_its_key(parse) -> None:
+    assert not parse(MINIMAL).trainer.dry_run
+    assert parse(MINIMAL, "--dry-run", "--optim.lr", "0.5").trainer.dry_run
+
+
 def test_lists_are_replaced_and_tuples_keep_their_length(parse) -> None:
     config = parse(MINIMAL + "data: {train: [a, b]}\noptim: {betas: [0.5, 0.75]}\n", "--data.train", "[c]")
     assert config.data.train == ["c"] and config.optim.betas == (0.5, 0.75)

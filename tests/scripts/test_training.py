@@ -314,6 +314,44 @@ def test_the_shipped_tiny_recipe_passes_its_smoke_run(script: Callable, tmp_path
 
 
 @pytest.mark.parametrize("stage", ["cqe", "restorer"])
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(
+    stage: str, settings: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    changed = settings(stage)
+    changed["data"]["pack_dir"] = str(tmp_path / "packed")
+    config = write_config(tmp_path / "config.yaml", changed)
+    monkeypatch.setattr(sys, "argv", ["train", "--config", str(config), "--dry-run"])
+    SCRIPTS[stage].main()
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["steps"] == "6, which is 3.0 epochs" and lines["images"].startswith("8; an epoch has 2 steps of 4")
+    assert " M trained" in lines["parameters"] and "32x32 pixels" in lines["arithmetic"]
+    num_patches = {"cqe": 2, "restorer": 1}[stage]
+    assert lines["pixels"].startswith(f"{4 * num_patches * 32 * 32 / 1e6:.3g} million in a step")
+    assert lines["0%"].split()[0] == {"cqe": "1.00e-03", "restorer": "5.00e-04"}[stage]  # the latter warms up
+    assert lines["100%"].split()[0] == "0.00e+00"
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "config.yaml"]
+
+
+@pytest.mark.parametrize("stage", ["cqe", "restorer"])
+def test_the_blank_batch_of_a_dry_run_is_like_one_of_the_loader(
+    stage: str, settings: Callable, script: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {}
+    train_on = SCRIPTS[stage].train_on
+
+    def watched(stage_object, dataset, **options):
+        seen["blank"] = stage_object.blank_batch(4)
+        seen["loaded"] = next(iter(engine.script.build_loader(dataset, 0, 1, batch_size=4)))
+        return train_on(stage_object, dataset, **options)
+
+    monkeypatch.setattr(SCRIPTS[stage], "train_on", watched)
+    assert script(stage, settings(stage, max_steps=1))[0] == 0
+    shapes = {name: (value.shape, value.dtype) for name, value in seen["blank"].items()}
+    loaded = {name: (value.shape, value.dtype) for name, value in seen["loaded"].items()}
+    assert shapes.items() <= loaded.items() and loaded.keys() - shapes <= {"quality"}
+
+
+@pytest.mark.parametrize("stage", ["cqe", "restorer"])
 @pytest.mark.parametrize(
     ("section", "key", "value", "complaint"),
     [
