@@ -5,11 +5,14 @@ bfloat16 only the losses stay in float32, and their precision matters more than 
 """
 
 import math
+import os
 import platform
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import PIL
 import skimage
 import torch
@@ -82,6 +85,31 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
+def library_versions() -> dict[str, str]:
+    """All libraries that a training or a benchmark depends on, and Python."""
+    return {
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+    }
+
+
+def hardware(device: torch.device) -> dict[str, str | int]:
+    """The machine: processor, cores, threads, memory; and the GPU, if the device is one."""
+    machine = {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
+        "gpu": "none",
+    }
+    if device.type == "cuda":
+        gpu = torch.cuda.get_device_properties(device)
+        machine |= {"gpu": gpu.name, "gpu_memory": f"{gpu.total_memory / 2**30:.0f} GiB"}
+    return machine
+
+
 def versions() -> dict[str, str]:
     """The libraries whose versions can move a score: the codec, the metrics, the network."""
     return {"pillow": PIL.__version__, "scikit_image": skimage.__version__, "torch": torch.__version__}
@@ -95,6 +123,20 @@ def cpu_model() -> str:
         lines = []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has had so far: of tensors on a GPU, else of the host's memory."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else host_bytes("VmHWM")
+
+
+def host_bytes(name: str) -> int:
+    """ "VmRSS", what this process holds now, or "VmHWM", its peak; 0 where the system does not tell as Linux does."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def free_memory() -> float:

@@ -14,14 +14,17 @@ from torch.nn.parallel import DistributedDataParallel
 from common.machine import autocast, choose_precision, convolutions_tried_out
 from engine.checkpoint import save_checkpoint
 from engine.compiling import compiled
+from engine.config import to_dict
 from engine.distributed import Process, largest_over_ranks, mean_over_ranks, wait_for_all
 from engine.ema import ExponentialMovingAverage
 from engine.finite import FiniteGuard
 from engine.loader import batches_of
+from engine.meter import Meter, clock_time
 from engine.optimizers import build_optimizer, learning_rate, set_learning_rate
 from engine.run import CHECKPOINT_NAME, Progress, TrainingState, check_run_dir, open_run_dir
 from engine.run_log import RunLog, described
 from engine.stage import RunConfig, Stage
+from engine.summary import origin, write_summary
 
 
 def train(
@@ -88,13 +91,14 @@ class Training:
         metrics: dict[str, float] = {}
         is_stopping = False
         self.log = log
+        self.origin = origin(self.device) if self.process.is_main else {}
         self.model = self._wrapped()
         self._log_start()
         self.model.train()
-        meter = _Meter(self.batch_size)
+        self.meter = Meter(self.batch_size, self.device)
         self._start_clock()
         with _stop_signals() as stop, convolutions_tried_out(True), batches_of(loader) as batches:
-            for batch in meter.timed(batches):
+            for batch in self.meter.timed(batches):
                 self._look_at_clock()
                 # All ranks must do the same, but their clocks differ and a signal may reach only one of them.
                 share, is_stopping, has_no_time = largest_over_ranks(
@@ -112,7 +116,7 @@ class Training:
                 self._update()
 
                 if self.progress.step % self.trainer.log_every_steps == 0:
-                    self._log_step(losses, {"lr": rate, "gradient_norm": gradient_norm}, meter)
+                    self._log_step(losses, {"lr": rate, "gradient_norm": gradient_norm})
                 if self.progress.step == self.num_steps:
                     break
                 if self.progress.step % self.trainer.validate_every_steps == 0 and not has_no_time:
@@ -124,6 +128,7 @@ class Training:
                 log.line(f"stopped at step {self.progress.step}, saved; set trainer.resume to go on")
             else:
                 metrics = self._validate()
+            self._summarize("stopped" if is_stopping else "done")
         return metrics
 
     def _wrapped(self) -> nn.Module:
@@ -157,7 +162,8 @@ class Training:
         if self.average:
             self.average.update()
         self.progress.step += 1
-        self.log.advance()
+        seconds = self._seconds_left()
+        self.log.advance(self.progress.step + self.meter.steps_in(seconds), self.meter.note(seconds))
 
     def _validate(self) -> dict[str, float]:
         """On rank 0: measure what is kept, publish it if it is the best so far, save. Returns {} on other ranks."""
@@ -204,6 +210,30 @@ class Training:
         self.progress.elapsed_seconds = time.perf_counter() - self._started_at
         return self.progress.elapsed_seconds
 
+    def _summarize(self, end: str) -> None:
+        """On rank 0: write `summary.md`; `end` says how the run ended."""
+        if not self.process.is_main:
+            return
+        step, hours = self.progress.step, self._look_at_clock() / 3600
+        precision, num_trained = str(self.dtype).removeprefix("torch."), sum(part.numel() for part in self.trainable)
+        facts = {
+            "stage": f"{self.stage.name}, {num_trained:,} trained parameters",
+            "training": f"{end} after {step:,} steps of {self.batch_size} samples, {hours:.2f} hours",
+            "processes": f"{self.process.world_size} on {self.device.type}, {precision}",
+        }
+        write_summary(
+            self.run_dir,
+            title=str(self.run_dir),
+            facts=facts | self.origin,
+            weights=self.run_dir / self.stage.weights_name,
+            best=self.stage.best_metric,
+            config=to_dict(self.config),
+        )
+
+    def _seconds_left(self) -> float:
+        limit = 60 * (self.trainer.max_minutes or math.inf) - self._look_at_clock()
+        return self.meter.seconds_left(self.num_steps - self.progress.step, limit)
+
     def _log_start(self) -> None:
         num_trainable = sum(parameter.numel() for parameter in self.trainable)
         max_minutes = self.trainer.max_minutes
@@ -220,45 +250,15 @@ class Training:
                 "(the schedule is stretched), or start a new run from its weights (initial_weights)"
             )
 
-    def _log_step(self, losses: Mapping[str, Tensor], values: Mapping[str, float | Tensor], meter: "_Meter") -> None:
+    def _log_step(self, losses: Mapping[str, Tensor], values: Mapping[str, float | Tensor]) -> None:
         self.guard.settle()
         step = self.progress.step
         terms = {name: float(mean_over_ranks(value.detach())) for name, value in losses.items()}
-        speed = meter.read()
-        self.log.line(f"step {step}: {described(terms)}  lr {values['lr']:.3g}  {described(speed)}")
+        speed = self.meter.read()
+        left = clock_time(self._seconds_left())
+        self.log.line(f"step {step}: {described(terms)}  lr {values['lr']:.3g}  {described(speed)}  eta {left}")
         self.log.scalars(terms, step, group="loss")
         self.log.scalars({name: float(value) for name, value in values.items()} | speed, step, group="train")
-
-
-class _Meter:
-    """Images per second, and the share of the time that was spent waiting for data, since it was last read."""
-
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self._start()
-
-    def _start(self) -> None:
-        self._steps, self._waited, self._since = 0, 0.0, time.perf_counter()
-
-    def timed(self, batches: Iterator) -> Iterator:
-        """The batches, with the wait for each one measured."""
-        while True:
-            started = time.perf_counter()
-            batch = next(batches, None)
-            if batch is None:
-                return
-            self._waited += time.perf_counter() - started
-            self._steps += 1
-            yield batch
-
-    def read(self) -> dict[str, float]:
-        seconds = max(time.perf_counter() - self._since, 1e-9)
-        values = {
-            "images_per_second": self._steps * self.batch_size / seconds,
-            "data_time_share": self._waited / seconds,
-        }
-        self._start()
-        return values
 
 
 class _StopRequest:

@@ -3,17 +3,13 @@
 `evaluation.speed.loader` measures the loader, `evaluation.speed.networks` the networks.
 """
 
-import os
 import statistics
-import sys
 from collections.abc import Sequence
 from datetime import date
 
-import numpy as np
-import PIL
 import torch
 
-from common.machine import cpu_model
+from common.machine import hardware, library_versions
 from evaluation.report import Section
 
 
@@ -81,20 +77,5 @@ def section(result: dict) -> Section:
 
 def circumstances(device: torch.device) -> dict:
     """Where, with what and when a benchmark runs: {"machine", "versions", "date"}."""
-    machine = {
-        "cpu": cpu_model(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
-        "gpu": "none",
-    }
-    if device.type == "cuda":
-        gpu = torch.cuda.get_device_properties(device)
-        machine |= {"gpu": gpu.name, "gpu_memory": f"{gpu.total_memory / 2**30:.0f} GiB"}
-    versions = {
-        "python": ".".join(map(str, sys.version_info[:3])),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "pillow": PIL.__version__,
-    }
-    return {"machine": machine, "versions": versions, "date": date.today().isoformat()}
+    machine = hardware(device)
+    return {"machine": machine, "versions": library_versions(), "date": date.today().isoformat()}

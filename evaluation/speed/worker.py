@@ -4,7 +4,6 @@
 first, then "go" for each round, answered by a `Reading` or an `{"error": ...}`.
 """
 
-import contextlib
 import json
 import logging
 import math
@@ -12,14 +11,13 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from common.machine import autocast, choose_precision, convolutions_tried_out
+from common.machine import autocast, choose_precision, convolutions_tried_out, host_bytes
 from cqe.encoder import QualityEncoder
 from engine.compiling import compiled
 from engine.config import OptimConfig
@@ -162,15 +160,6 @@ def build_network(case: Case) -> Restorer:
     """The case's network, untrained: its weights do not matter for speed."""
     config = NetworkConfig.of(case.network["name"], case.network["options"])
     return build_restorer(config, QualityEncoder(**case.encoder), case.encoder["in_channels"])
-
-
-def host_bytes(name: str) -> int:
-    """ "VmRSS", what this process holds now, or "VmHWM", its peak; 0 where the system does not tell as Linux does."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1]) * 1024
-    return 0
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import engine.loop
+from common.files import sha256
 from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.config import OptimConfig, TrainerConfig
 from engine.distributed import Process
@@ -431,3 +432,27 @@ def test_the_log_has_steps_and_validations(tmp_path: Path) -> None:
     assert "watched" in text and "lr " in text and "images_per_second" in text and "data_time_share" in text
     assert "validation at step 6: score" in text
     assert list((tmp_path / "run").glob("events.out.tfevents*"))
+
+
+def test_a_line_says_when_the_run_will_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lines(name: str, **trainer) -> list[str]:
+        stage = LineStage()
+        run(tmp_path / name, stage, Batches(stage, clock=Clock(monkeypatch)), log_every_steps=10, **trainer)
+        text = (tmp_path / name / "run" / "log.txt").read_text()
+        return [line.split("eta ")[1] for line in text.splitlines() if "eta " in line]
+
+    # Two seconds a step. The time of a step is known when the next one is asked for.
+    assert lines("steps", max_steps=30) == ["0:00:40", "0:00:20", "0:00:00"]
+    assert lines("minutes", max_steps=10_000, max_minutes=1.0)[:2] == ["0:00:42", "0:00:22"]
+
+
+def test_the_run_explains_itself_when_it_is_done(tmp_path: Path) -> None:
+    run(tmp_path, LineStage(scores=(1.0, 3.0, 2.0)), validate_every_steps=2)
+    text = (tmp_path / "run" / "summary.md").read_text()
+    assert "| training | done after 6 steps of 4 samples, 0.00 hours |" in text and "| stage | line, 1 trained" in text
+    assert "| 2 | 1.0000 |\n| **4** | 3.0000 |\n| 6 | 2.0000 |" in text
+    assert f"sha256 {sha256(tmp_path / 'run' / 'line.txt')}" in text and "max_steps: 6" in text
+    stage = LineStage()
+    run(tmp_path, stage, Batches(stage, stop_at=7), max_steps=8, resume=True)
+    text = (tmp_path / "run" / "summary.md").read_text()
+    assert "stopped after 7 steps" in text and "| **4** | 3.0000 |" in text

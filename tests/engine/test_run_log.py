@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import math
 from contextlib import closing
 from pathlib import Path
 
@@ -78,10 +79,43 @@ def test_points_are_written_for_the_projector_with_their_labels(tmp_path: Path) 
     assert all(json.dumps(path.relative_to(tmp_path).as_posix()) in config for path in (table, labels))
 
 
+def test_scalars_are_also_lines_of_json(tmp_path: Path) -> None:
+    with closing(RunLog(tmp_path, MAIN)) as log:
+        log.scalars({"total": 0.5, "mae": 0.25}, 1, group="loss")
+        log.scalars({"psnr": math.inf}, 2, group="validation")
+        rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [{"step": 1, "loss/total": 0.5, "loss/mae": 0.25}, {"step": 2, "validation/psnr": None}]
+
+
+@pytest.mark.parametrize(("first_step", "kept"), [(0, []), (2, [1, 2]), (9, [1, 2, 3])])
+def test_a_resumed_run_keeps_the_lines_of_its_earlier_steps(tmp_path: Path, first_step: int, kept: list[int]) -> None:
+    with closing(RunLog(tmp_path, MAIN)) as log:
+        for step in (1, 2, 3):
+            log.scalars({"total": 0.5}, step, group="loss")
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "val')  # killed while it wrote
+    with closing(RunLog(tmp_path, MAIN, first_step=first_step)) as log:
+        log.scalars({"total": 0.25}, first_step + 1, group="loss")
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [*kept, first_step + 1]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_latest_picture_is_a_png(tmp_path: Path, channels: int) -> None:
+    levels = torch.arange(channels * 6, dtype=torch.uint8).reshape(channels, 2, 3) * 10
+    with closing(RunLog(tmp_path, MAIN)) as log:
+        log.picture("quality_10/0: input, output, truth", torch.zeros(channels, 2, 3), 1)
+        log.picture("quality_10/0: input, output, truth", levels / 255, 2)
+    (path,) = (tmp_path / "pictures").iterdir()
+    assert path.name == "quality_10_0_input_output_truth.png"
+    picture = np.asarray(Image.open(path)).reshape(2, 3, channels)
+    np.testing.assert_array_equal(picture, levels.permute(1, 2, 0).numpy())
+
+
 def test_ranks_other_than_0_write_nothing(tmp_path: Path) -> None:
     with closing(RunLog(tmp_path, OTHER)) as log:
         log.line("unseen")
-        log.advance()
+        log.advance(2, "note")
         log.scalars({"total": 1.0}, 1, group="loss")
         log.picture("picture", torch.zeros(1, 2, 2), 1)
         log.points("points", torch.zeros(2, 2), ["a", "b"], 1)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from common.machine import cpu_model
 from data.augment import NUM_SYMMETRIES, symmetry
 from data.color import to_image
 from data.config import DataConfig
@@ -62,7 +63,7 @@ def test_the_table_says_where_with_what_and_when() -> None:
     title, rows, notes = ratios.section(result | {"settings": {"batch": 3}, "rows": rows})
     assert rows[1:] == [["x", "1", "0.5", "images/s", "2", "2..2"], ["m", "1e-06", "2e-06", "MB", "0.5", "-"]]
     text = "\n".join([title, *notes])
-    for expected in (torch.__version__, np.__version__, ratios.cpu_model(), result["date"], "batch 3"):
+    for expected in (torch.__version__, np.__version__, cpu_model(), result["date"], "batch 3"):
         assert str(expected) in text
 
 
