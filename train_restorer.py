@@ -38,9 +38,7 @@ def run(config: RestorerConfig, process: Process) -> dict[str, float]:
     check_run_dir(config.trainer)  # before any image is packed
     check_validation_crops(config.validation.crop_size_px)
     trained = open_weights(config.initial_weights, needs="network") if config.initial_weights else None
-    # Trained weights bring the encoder they were trained with, but a luma encoder cannot read RGB.
-    brings_encoder = trained is not None and trained.network.channels == config.data.channels
-    guide = trained if brings_encoder else open_guide(config.encoder, config.data.channels)
+    guide = open_guide(config, trained)
     torch.manual_seed(config.trainer.seed)
     if config.trainer.dry_run:
         num_images = len(list_training_images(config.data, data_root(config.data.root)))
@@ -51,7 +49,7 @@ def run(config: RestorerConfig, process: Process) -> dict[str, float]:
         stores = open_training_stores(config.data, data_root(config.data.root))
         validation_images = open_validation_images(config)
     dataset = RestorationPatches(stores, config.data, config.histories, seed=config.trainer.seed)
-    encoder, probe = guide.encoder, guide.probe
+    encoder, probe = (guide.encoder, guide.probe) if guide else (None, None)
     if config.train_encoder:
         encoder, probe = build_encoder(encoder_architecture(encoder)), None
     stage = RestorerStage(config, encoder, probe, validation_images)
@@ -60,19 +58,24 @@ def run(config: RestorerConfig, process: Process) -> dict[str, float]:
     return train_on(stage, dataset, config=config, process=process)
 
 
-def open_guide(encoder: str, channels: int) -> Weights:
-    """The encoder that guides the network, by name or file: an encoder's, or a restoration network's own.
+def open_guide(config: RestorerConfig, trained: Weights | None) -> Weights | None:
+    """The weights with the encoder that guides the network; None if the network takes none.
 
     Raises:
         FileNotFoundError, ValueError: as `open_weights`; and if the encoder is for other image channels.
     """
-    opened = open_weights(encoder, needs="encoder")
-    check_channels(opened.encoder, channels, opened.path)
+    if not config.network.takes_encoder:
+        return None
+    # Trained weights bring the encoder they were trained with, but a luma encoder cannot read RGB.
+    if trained is not None and trained.network.channels == config.data.channels and trained.encoder is not None:
+        return trained
+    opened = open_weights(config.encoder, needs="encoder")
+    check_channels(opened.encoder, config.data.channels, opened.path)
     return opened
 
 
 class RestorerStage(Stage):
-    """The restoration network; its encoder is frozen inside it, unless the config says that it is trained too."""
+    """The restoration network; its encoder, if any, is frozen inside it, unless the config says that it is trained."""
 
     name = "restorer"
     best_metric = "psnr"
@@ -81,7 +84,7 @@ class RestorerStage(Stage):
     def __init__(
         self,
         config: RestorerConfig,
-        encoder: QualityEncoder,
+        encoder: QualityEncoder | None,
         probe: QualityProbe | None,
         validation_images: Sequence[np.ndarray],
     ) -> None:
@@ -92,7 +95,7 @@ class RestorerStage(Stage):
         self.module = RestorationObjective(self.kept, fft_weight=config.loss.fft_weight, fft_norm=config.loss.fft_norm)
         self.validation_images = validation_images
         self.probe = probe  # the encoder's; it is published with that encoder only
-        self.probe_of = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+        self.probe_of = {} if encoder is None else {name: t.clone() for name, t in encoder.state_dict().items()}
 
     def inputs(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         return batch["degraded"].float() / 255, batch["clean"].float() / 255
@@ -124,7 +127,7 @@ class RestorerStage(Stage):
 
     def publish(self, kept: nn.Module, path: Path) -> None:
         # A resumed run has the checkpoint's encoder; the encoder's file may have changed since.
-        encoder = kept.encoder.network.state_dict()
+        encoder = {} if kept.encoder is None else kept.encoder.network.state_dict()
         fits = all(torch.equal(tensor.cpu(), self.probe_of[name].cpu()) for name, tensor in encoder.items())
         save_restorer(kept, self.config.network, path, probe=self.probe if fits else None)
 

@@ -30,12 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     restorer = load_restorer(options.weights)
     num_parameters = sum(parameter.numel() for parameter in restorer.parameters())
-    num_frozen = sum(parameter.numel() for parameter in restorer.encoder.parameters())
+    encoder = "no encoder"
+    if restorer.encoder is not None:
+        num_frozen = sum(parameter.numel() for parameter in restorer.encoder.parameters())
+        encoder = f"{num_frozen / 1e6:.2f} M of them the encoder's"
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         restorer(torch.zeros(1, restorer.channels, 256, 256))
     gmac = counter.get_total_flops() / 2e9  # a multiply-accumulate is two operations
-    print(f"{type(restorer).__name__}, {restorer.channels} channel(s)")
-    print(f"{num_parameters / 1e6:.2f} M parameters, {num_frozen / 1e6:.2f} M of them the encoder's")
+    print(f"{restorer.title}, {restorer.channels} channel(s)")
+    print(f"{num_parameters / 1e6:.2f} M parameters, {encoder}")
     print(f"{gmac:.2f} GMAC at 256x256")
     if options.speed:
         print(measured_speed(restorer, options))

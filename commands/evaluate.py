@@ -1,15 +1,12 @@
 """`evaluate`: scores of a system on sets of images."""
 
 import argparse
-import os
-from pathlib import Path
 
 from commands.arguments import add_common_options, add_set_options
 from commands.outputs import check_outputs, report
-from commands.systems import JPEG, System, build_system, measure
-from common.machine import versions
+from commands.systems import JPEG, build_system, measure, restored_system
 from data.config import data_root
-from evaluation.scores import protocol, tables
+from evaluation.scores import tables
 from evaluation.scores.image_sets import check_images, open_sets
 from evaluation.scores.metrics import METRICS
 
@@ -19,9 +16,16 @@ HELP = f"{', '.join(metric.heading for metric in METRICS.values())} of a network
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     system = parser.add_mutually_exclusive_group(required=True)
-    system.add_argument("--weights", help=f"weight file, name of published weights, or '{JPEG}' for the JPEG itself")
     system.add_argument(
-        "--restored", metavar="DIR", help="score the images DIR/<set>/<quality>/<image stem>.png instead"
+        "--weights",
+        metavar="NAME",
+        help=f"name of published weights, a weight file, other systems' included, or '{JPEG}' for the JPEG itself",
+    )
+    system.add_argument(
+        "--restored",
+        action="append",
+        metavar="[NAME=]DIR",
+        help="score the images DIR/<set>/<quality>/<image stem>.png instead; may be given more than once",
     )
     add_set_options(parser)
     add_common_options(parser)
@@ -31,10 +35,10 @@ def run(options: argparse.Namespace) -> None:
     check_outputs(options)
     sets = open_sets(options.sets, data_root(options.data_root))
     check_images(sets, options.channels)
-    if options.restored is not None:
-        produce = protocol.restored_in(options.restored, sets, options.quality)
-        system = System(produce, Path(os.path.abspath(options.restored)).name, versions())
+    if options.restored:
+        systems = [restored_system(given, sets, options.quality) for given in dict.fromkeys(options.restored)]
     else:
-        system = build_system(options.weights, options.channels, options)
-    result = measure(system, sets, options.quality, options.channels, options)
-    report([tables.summarize(result)], result, options)
+        systems = [build_system(options.weights, options.channels, options)]
+    results = [measure(system, sets, options.quality, options.channels, options) for system in systems]
+    content = results[0] if len(results) == 1 else {"measured": results}
+    report(list(map(tables.summarize, results)), content, options)

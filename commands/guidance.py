@@ -35,6 +35,8 @@ def run(options: argparse.Namespace) -> None:
     sets = open_sets(options.sets, data_root(options.data_root))
     check_images(sets, options.channels)
     network = open_network(options.weights, options.channels, options)
+    if network.restorer.encoder is None:
+        raise ValueError(f"{options.weights} has no encoder whose features could be exchanged")
     result = guidance.evaluate_features(
         network.restorer,
         network.restore,

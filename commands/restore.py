@@ -66,7 +66,10 @@ def run(options: argparse.Namespace) -> None:
     make_folder(options.output)
     for name, restoring in opened.items():
         if restoring.read_quality is None:
-            print(f"{name} holds no quality probe: qualities are not read ({ADD_PROBE})", file=sys.stderr)
+            lacking = f"no quality probe: qualities are not read ({ADD_PROBE})"
+            if restoring.restorer.encoder is None:
+                lacking = "no encoder: qualities are not read"
+            print(f"{name} holds {lacking}", file=sys.stderr)
     with autocast(device, precision):
         failures = restore_files(opened[gray], opened[color], jobs, tile_px=options.tile)
     if failures:

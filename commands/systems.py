@@ -1,7 +1,9 @@
-"""The systems that `--weights` can name: a restoration network, or the JPEG itself."""
+"""The systems that can be measured: a network of ours or of others, the JPEG itself, a folder of restored images."""
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +50,24 @@ def build_system(weights: str, color_mode: str, options: argparse.Namespace) -> 
     return System(produce, network.name, network.provenance)
 
 
+def restored_system(given: str, sets: Sequence[ImageSet], qualities: Sequence[int]) -> System:
+    """The system whose images are in a folder, `DIR/<set>/<quality>/<image stem>.png`.
+
+    Args:
+        given: "NAME=DIR"; or "DIR", which names the system after the folder.
+
+    Raises:
+        FileNotFoundError: if the folder or an image is missing.
+        ValueError: if the name or the folder is empty.
+    """
+    name, equals, folder = given.partition("=")
+    if not equals or Path(given).is_dir():
+        name, folder = Path(os.path.abspath(given)).name, given
+    if not name or not folder:
+        raise ValueError(f"--restored takes DIR or NAME=DIR, got {given!r}")
+    return System(protocol.restored_in(folder, sets, qualities), name, versions())
+
+
 def open_network(weights: str, color_mode: str, options: argparse.Namespace) -> Network:
     """The network that `--weights` names, with the device and precision of the options. Errors as `build_system`."""
     device = choose_device(options.device)
@@ -82,12 +102,14 @@ def measure(
 
 
 def origin(weights: Weights, device: torch.device, options: argparse.Namespace) -> dict[str, str]:
-    """The provenance of a network's scores: weights, device, precision and versions."""
+    """The provenance of a network's scores: weights, the system if it is another's, device, precision and versions."""
+    of_others = weights.network is not None and weights.network.as_published
     network = {
         "weights": weights.path.name,
         "weights_sha256": weights.sha256,
+        **({"system": weights.network.title} if of_others else {}),
         "device": device_name(device),
-        "precision": options.precision,
+        "precision": "float32" if of_others else options.precision,
     }
     return network | versions()
 

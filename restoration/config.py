@@ -53,11 +53,12 @@ class RestorerConfig:
     """Stage 2.
 
     Args:
+        trainer: how long, where, what is written.
         encoder: the quality encoder, by name or file: `encoder.safetensors` of a stage 1 run, a published encoder, or a
             restoration network, whose encoder is taken. Not read if the encoder comes with `initial_weights`.
+            A network that takes no encoder needs none, and one that is given is not read.
         train_encoder: true: the encoder starts untrained, in the architecture of `encoder`, and is trained with the
             network (model-2 of the paper's Table 5). false: it is used as it is, frozen (the paper's method).
-        trainer: how long, where, what is written.
         network: which restoration network.
         data: training patches.
         histories: what happened to the patches besides one coding: other encoders, two codings, none.
@@ -69,8 +70,8 @@ class RestorerConfig:
             It may also be for luma although RGB is configured; `encoder` is then used. If empty: start untrained.
     """
 
-    encoder: str
     trainer: TrainerConfig
+    encoder: str | None = None
     train_encoder: bool = False
     network: NetworkConfig = field(default_factory=NetworkConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -81,10 +82,14 @@ class RestorerConfig:
     initial_weights: str = ""
 
     def __post_init__(self) -> None:
+        if self.network.takes_encoder and self.encoder is None:
+            raise ValueError(f"encoder is required: the network '{self.network.name}' is built around one")
         if self.histories.full_chroma_share and self.data.channels == 1:
             raise ValueError(
                 f"histories.full_chroma_share is {self.histories.full_chroma_share}, but luma (data.channels 1) has no "
                 "chroma; set it to 0"
             )
+        if self.train_encoder and not self.network.takes_encoder:
+            raise ValueError(f"train_encoder is on, but the network '{self.network.name}' takes no encoder")
         if self.train_encoder and self.initial_weights:
             raise ValueError("train_encoder starts with an untrained encoder, but initial_weights brings a trained one")

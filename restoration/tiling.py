@@ -60,7 +60,7 @@ def restore_image(
     """Restore an image, on the restorer's device and in the precision of the surrounding autocast.
 
     Args:
-        restorer: a `Restorer`, in eval mode.
+        restorer: a `Restorer`, in eval mode. If tiles are discouraged for it, the image is not cut.
         image: uint8, (H, W) if the restorer has one channel, (H, W, 3) if it has three; of any size from one pixel up.
         guide: uint8, a second image of the same shape, for a restorer that takes one.
         tile_px, overlap_px: as in `restore_tensor`.
@@ -72,6 +72,8 @@ def restore_image(
         ValueError: if the tile sizes are not allowed, or the restorer is for other channels.
         FloatingPointError: if the network's output is not finite.
     """
+    if getattr(restorer, "tiling", "fine") == "discouraged":
+        tile_px = -(-max(tile_px, *image.shape[:2]) // ALIGNMENT_PX) * ALIGNMENT_PX
     guide = None if guide is None else _as_batch(guide)
     restored = restore_tensor(restorer, _as_batch(image), guide=guide, tile_px=tile_px, overlap_px=overlap_px)
     pixels = restored[0].clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0)  # (H, W, C)
@@ -131,7 +133,8 @@ def restore_strips(
     """Restore a batch of images from top to bottom. Only one row of tiles is in memory at a time.
 
     Args:
-        restorer: maps (N, C, h, w) to the same shape. It runs on the device of its parameters.
+        restorer: maps (N, C, h, w) to the same shape. It runs on the device of its parameters. A `Restorer` may say
+            that its images must not be cut, or that it was published as it is: then every image is worth it.
         read: returns the given rows of the images, (N, C, h, W) in [0, 1] on any device. Rows are read more than once.
         size: height and width of the images.
         guide: (N, any, H, W), cut into the same tiles. The restorer is then called with a tile of each.
@@ -147,6 +150,9 @@ def restore_strips(
         FloatingPointError: if the network's output is not finite.
     """
     check_tiles(tile_px, overlap_px)
+    if getattr(restorer, "tiling", "fine") == "never":
+        tile_px = max(size)
+    least_change = 0 if getattr(restorer, "as_published", False) else LEAST_CHANGE / 255
     height, (rows, columns) = size[0], (_cut(length, tile_px, overlap_px) for length in size)
     device = next(restorer.parameters(), read(slice(0, 1))).device
     top, unfinished, largest_change = 0, None, torch.zeros(())
@@ -172,7 +178,7 @@ def restore_strips(
             if not restored.isfinite().all():
                 raise FloatingPointError("the network's output is not finite; try float32 precision, or other weights")
             largest_change = torch.maximum(largest_change, _largest_change(restored - seen))
-            yield Strip(done, seen, restored, largest_change >= LEAST_CHANGE / 255)
+            yield Strip(done, seen, restored, largest_change >= least_change)
         top, unfinished = end, sums[..., end - top :, :].clone()
 
 

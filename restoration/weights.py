@@ -1,6 +1,7 @@
 """Weights by name or file. `open_weights` reads a file once, recognises it by its content, and builds the networks.
 
-To support a new kind of file, add it to `RECOGNISERS`, at the end. No caller changes.
+To support a new kind of file, add it to `RECOGNISERS`, at the end; another system's, to `restoration.compared.OPENERS`.
+No caller changes.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ from engine.weight_files import (
     read_weight_file,
     save_weights,
 )
+from restoration.compared import OPENERS
 from restoration.networks import NetworkConfig, build_restorer
 from restoration.networks.restorer import Restorer
 from restoration.released import is_released, load_released
@@ -39,7 +41,7 @@ class Weights:
         sha256: digest of the file.
         kind: a key of `RECOGNISERS`.
         network: the restoration network; None if the file holds only an encoder.
-        encoder: if there is a network, the same object as the network's encoder; None if that has no encoder.
+        encoder: if there is a network, the same object as the network's encoder; None if that has none.
         probe: reads qualities from the encoder's output; None if the file has none.
     """
 
@@ -128,7 +130,7 @@ def save_restorer(
     probe: QualityProbe | None = None,
     is_half: bool = False,
 ) -> None:
-    """Write a network, its encoder and the encoder's probe to one `.safetensors` file, whole or not at all.
+    """Write a network, its encoder if any, and the encoder's probe to one `.safetensors` file, whole or not at all.
 
     Args:
         restorer: the network.
@@ -140,7 +142,7 @@ def save_restorer(
     architecture = {
         "channels": restorer.channels,
         "network": config.described(),
-        "encoder": encoder_architecture(restorer.encoder.network),
+        "encoder": None if restorer.encoder is None else encoder_architecture(restorer.encoder.network),
     }
     tensors = with_probe(restorer.state_dict(), probe)
     save_weights(path, tensors, kind="restorer", architecture=architecture, is_half=is_half)
@@ -177,7 +179,8 @@ def _open_restorer(file: WeightFile) -> Weights | None:
     architecture = file.description.architecture
     with describing(file.path):
         config = NetworkConfig.of(**architecture["network"])
-        restorer = build_restorer(config, build_encoder(architecture["encoder"]), architecture["channels"])
+        encoder = architecture["encoder"]
+        restorer = build_restorer(config, encoder and build_encoder(encoder), architecture["channels"])
     load_exactly(restorer, without_probe(file.content), file.path)
     return _of_network(file, KINDS["restorer"], restorer.eval(), probe_in(file))
 
@@ -192,8 +195,22 @@ def _open_released(file: WeightFile) -> Weights | None:
     return _of_network(file, _RELEASED, restorer, None)
 
 
+def _compared(kind: str) -> Callable[[WeightFile], Weights | None]:
+    """The recogniser of a kind of other systems' files."""
+
+    def open_compared(file: WeightFile) -> Weights | None:
+        network = OPENERS[kind](file)
+        if network is None:
+            return None
+        network.as_published = True
+        return _of_network(file, kind, network.eval(), None)
+
+    return open_compared
+
+
 def _of_network(file: WeightFile, kind: str, restorer: Restorer, probe: QualityProbe | None) -> Weights:
-    return Weights(file.path, file.sha256, kind, restorer, restorer.encoder.network, probe)
+    encoder = None if restorer.encoder is None else restorer.encoder.network
+    return Weights(file.path, file.sha256, kind, restorer, encoder, probe)
 
 
 _PARTS = {"network": KINDS["restorer"], "encoder": KINDS["encoder"]}
@@ -204,4 +221,5 @@ RECOGNISERS: dict[str, Callable[[WeightFile], Weights | None]] = {
     KINDS["encoder"]: _open_encoder,
     KINDS["restorer"]: _open_restorer,
     _RELEASED: _open_released,
+    **{kind: _compared(kind) for kind in OPENERS},
 }

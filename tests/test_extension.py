@@ -180,7 +180,7 @@ def test_a_network_is_its_file_and_a_line(tmp_path: Path) -> None:
         tree, [*train, "--help"], [*train, "--network.shallow.kernel_px", "5"], [*evaluate, "--json", scores]
     )
 
-    assert "--network.name {shallow,paper,fast}" in told
+    assert "--network.name {shallow,paper,fast,arcnn,dncnn,rnan,rdn,unet}" in told
     assert 'Options of "shallow", a single layer:' in told and "side of its kernel. (type: int, default: 3)" in told
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["network"]["shallow"] == {"kernel_px": 5}
     with safe_open(weights, "pt") as file:

@@ -5,15 +5,26 @@ from typing import Literal
 
 from torch import nn
 
+from restoration.networks.arcnn import ARCNN, ARCNNOptions
+from restoration.networks.dncnn import DnCNN, DnCNNOptions
 from restoration.networks.fast import FastOptions, FastRestorer
 from restoration.networks.paper import PaperOptions, PaperRestorer
+from restoration.networks.rdn import RDN, RDNOptions
 from restoration.networks.restorer import Restorer
+from restoration.networks.rnan import RNAN, RNANOptions
+from restoration.networks.unet import UNet, UNetOptions
 
-# The class takes (encoder, channels) and the fields of its options as keywords. The first name is the default. The
-# options' class is a frozen dataclass; `--help` shows the first line and the Args of its docstring.
+# The class takes (encoder, channels), or (channels) if its `takes_encoder` is False, and the fields of its options as
+# keywords. The first name is the default. The options' class is a frozen dataclass; `--help` shows the first line and
+# the Args of its docstring.
 NETWORKS = {
     "paper": (PaperRestorer, PaperOptions),
     "fast": (FastRestorer, FastOptions),
+    "arcnn": (ARCNN, ARCNNOptions),
+    "dncnn": (DnCNN, DnCNNOptions),
+    "rnan": (RNAN, RNANOptions),
+    "rdn": (RDN, RDNOptions),
+    "unet": (UNet, UNetOptions),
 }
 
 
@@ -33,15 +44,30 @@ class _NamedNetwork:
         _, options_class = NETWORKS[name]
         return cls(name=name, **{name: options_class(**{key: _as_tuple(value) for key, value in options.items()})})
 
+    @property
+    def takes_encoder(self) -> bool:
+        """Whether the network is built around an encoder."""
+        network_class, _ = NETWORKS[self.name]
+        return network_class.takes_encoder
+
     def described(self) -> dict:
         """Name and options as plain values, for weight files."""
         return {"name": self.name, "options": asdict(getattr(self, self.name))}
 
 
-def build_restorer(config: "NetworkConfig", encoder: nn.Module, channels: int) -> Restorer:
-    """An untrained network around an encoder, for images of 1 or 3 channels."""
+def build_restorer(config: "NetworkConfig", encoder: nn.Module | None, channels: int) -> Restorer:
+    """An untrained network for images of 1 or 3 channels, around an encoder if it takes one.
+
+    Raises:
+        ValueError: if the network needs an encoder and gets none.
+    """
     network_class, _ = NETWORKS[config.name]
-    return network_class(encoder, channels, **asdict(getattr(config, config.name)))
+    options = asdict(getattr(config, config.name))
+    if not config.takes_encoder:
+        return network_class(channels, **options)
+    if encoder is None:
+        raise ValueError(f"the network '{config.name}' is built around an encoder, and there is none")
+    return network_class(encoder, channels, **options)
 
 
 def _as_tuple(value: object) -> object:

@@ -21,14 +21,15 @@ class ResidualBlock(nn.Module):
     Args:
         channels: of input and output.
         hidden: channels between the convolutions; None means `channels`.
+        slope: of the LeakyReLU; 0 makes it a ReLU.
     """
 
-    def __init__(self, channels: int, hidden: int | None = None) -> None:
+    def __init__(self, channels: int, hidden: int | None = None, *, slope: float = LEAKY_SLOPE) -> None:
         super().__init__()
         hidden = hidden or channels
         self.body = nn.Sequential(
             nn.Conv2d(channels, hidden, 3, padding=1),
-            nn.LeakyReLU(LEAKY_SLOPE, inplace=True),
+            nn.LeakyReLU(slope, inplace=True),
             nn.Conv2d(hidden, channels, 3, padding=1),
         )
 

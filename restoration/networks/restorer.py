@@ -1,6 +1,8 @@
 """What every restoration network shares: the frozen encoder, padding to a workable size, the global residual."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -46,28 +48,41 @@ class FrozenEncoder(GuidingEncoder):
         return super().forward(x)
 
 
-class Restorer(nn.Module):
-    """Base of the restoration networks: image + residual(image, encoder features).
+Tiling = Literal["fine", "discouraged", "never"]
 
-    A subclass builds its layers and implements `residual`. This class pads images of any size to fit.
+
+class Restorer(nn.Module):
+    """Base of the restoration networks. This class pads images of any size to fit.
+
+    A subclass builds its layers. A network that is guided by the encoder implements `residual`; one without an encoder
+    sets `takes_encoder` to False and implements `restored`.
 
     Args:
-        encoder: the quality encoder; it becomes frozen (see `FrozenEncoder`).
+        encoder: the quality encoder; it becomes frozen (see `FrozenEncoder`). None for a network without one.
         channels: image channels, 1 (luma) or 3 (RGB).
-        size_multiple: heights and widths that reach `residual` are multiples of this many pixels.
+        size_multiple: heights and widths that reach the layers are multiples of this many pixels.
 
     Attributes:
         is_guided: whether `residual` reads the encoder's features; if not, they are not computed.
+        takes_encoder: whether the class is built around an encoder.
+        tiling: whether a large image may be cut into tiles. "discouraged": photos are, images to be measured are not.
+            "never": the network needs the whole image, or cuts it itself.
+        as_published: the weights are another system's and run as its authors ran them: in float32, and on every image.
         concatenated_inputs: layers, by the last part of their name, whose input is a concatenation of so many maps of
             equal width. A wider network can then start from this one. None: it cannot.
     """
 
     is_guided = True
+    takes_encoder: ClassVar[bool] = True
+    tiling: Tiling = "fine"
+    as_published: bool = False
     concatenated_inputs: Mapping[str, int] | None = None
 
-    def __init__(self, encoder: nn.Module, channels: int, *, size_multiple: int = 8) -> None:
+    def __init__(self, encoder: nn.Module | None, channels: int, *, size_multiple: int = 8) -> None:
         super().__init__()
-        self.encoder = FrozenEncoder(encoder)
+        self.encoder = None if encoder is None else FrozenEncoder(encoder)
+        if encoder is None:
+            self.is_guided = False
         self.channels = channels
         self.size_multiple = size_multiple
 
@@ -86,9 +101,25 @@ class Restorer(nn.Module):
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise ValueError(f"expected images of shape (N, {self.channels}, H, W), got {tuple(x.shape)}")
         height, width = x.shape[-2:]
-        padded = pad_to_multiple(x, self.size_multiple)
+        with torch.autocast(x.device.type, enabled=False) if self.as_published else nullcontext():
+            return self.restored(pad_to_multiple(x, self.size_multiple))[..., :height, :width]
+
+    @property
+    def title(self) -> str:
+        """What the network is called where it is described."""
+        return type(self).__name__
+
+    def restored(self, padded: Tensor) -> Tensor:
+        """The restored image: image + residual(image, encoder features).
+
+        Args:
+            padded: (N, channels, H, W), H and W multiples of `size_multiple`.
+
+        Returns:
+            (N, channels, H, W).
+        """
         features = self.encoder(padded)[1] if self.is_guided else []
-        return (padded + self.residual(padded, features))[..., :height, :width]
+        return padded + self.residual(padded, features)
 
     def train_encoder(self) -> None:
         """Let the encoder be trained with the network, as model-2 of the paper's Table 5 is.

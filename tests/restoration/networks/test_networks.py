@@ -123,7 +123,9 @@ def test_a_class_and_its_options_have_the_same_keywords_and_defaults(name: str) 
 
 
 def test_values_out_of_range_are_refused() -> None:
-    with pytest.raises(ValueError, match="network.name must be one of paper, fast, got 'slow'"):
+    with pytest.raises(
+        ValueError, match="network.name must be one of paper, fast, arcnn, dncnn, rnan, rdn, unet, got 'slow'"
+    ):
         NetworkConfig(name="slow")
     with pytest.raises(ValueError, match="network.fast.widths must be at least 1"):
         FastOptions(widths=(0, 4, 4))
