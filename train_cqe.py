@@ -26,7 +26,7 @@ from data.pairs import ContrastivePatches
 from data.patches import list_training_images, open_training_stores, open_validation_store
 from data.store import PixelStore
 from engine.distributed import Process, gather_rows, main_first
-from engine.run import check_run_dir
+from engine.run import find_checkpoint
 from engine.run_log import RunLog
 from engine.script import plan_on, run_script, train_on
 from engine.stage import Stage
@@ -40,7 +40,7 @@ PROBE_ROWS = 1000  # number of crops
 
 def run(config: CqeConfig, process: Process) -> dict[str, float]:
     """Train the encoder; returns the last validation's metrics."""
-    check_run_dir(config.trainer)  # before any image is packed
+    checkpoint = find_checkpoint(config, stage=EncoderStage.name)  # before any image is packed
     torch.manual_seed(config.trainer.seed)
     if config.trainer.dry_run:
         num_images = len(list_training_images(config.data, data_root(config.data.root)))
@@ -52,7 +52,7 @@ def run(config: CqeConfig, process: Process) -> dict[str, float]:
         crops = validation_crops(config)
     dataset = ContrastivePatches(stores, config.data, config.pairs, seed=config.trainer.seed)
     stage = EncoderStage(config, crops, probe_photos(stores, config.validation.num_probe_images))
-    return train_on(stage, dataset, config=config, process=process)
+    return train_on(stage, dataset, config=config, process=process, checkpoint=checkpoint)
 
 
 class EncoderStage(Stage):

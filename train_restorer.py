@@ -21,7 +21,7 @@ from data.config import data_root, expand_qualities
 from data.jpeg import jpeg_roundtrip
 from data.patches import RestorationPatches, list_training_images, open_training_stores, open_validation_store
 from engine.distributed import Process, main_first
-from engine.run import check_run_dir
+from engine.run import find_checkpoint
 from engine.run_log import RunLog
 from engine.script import plan_on, run_script, train_on
 from engine.stage import Stage
@@ -35,7 +35,7 @@ from restoration.weights import Weights, open_weights, save_restorer
 
 def run(config: RestorerConfig, process: Process) -> dict[str, float]:
     """Train the network; returns the last validation's metrics."""
-    check_run_dir(config.trainer)  # before any image is packed
+    checkpoint = find_checkpoint(config, stage=RestorerStage.name)  # before any image is packed
     check_validation_crops(config.validation.crop_size_px)
     trained = open_weights(config.initial_weights, needs="network") if config.initial_weights else None
     guide = open_guide(config, trained)
@@ -55,7 +55,7 @@ def run(config: RestorerConfig, process: Process) -> dict[str, float]:
     stage = RestorerStage(config, encoder, probe, validation_images)
     if trained:
         start_from(stage.kept, trained.network, config.initial_weights)
-    return train_on(stage, dataset, config=config, process=process)
+    return train_on(stage, dataset, config=config, process=process, checkpoint=checkpoint)
 
 
 def open_guide(config: RestorerConfig, trained: Weights | None) -> Weights | None:

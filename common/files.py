@@ -1,5 +1,6 @@
 """Writing files whole or not at all, and checking outputs before any work is done for them."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -14,18 +15,75 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     """A temporary name beside `path`, to write a file or folder to.
 
     At the end of the block it is renamed to `path`. If the block raises, it is removed and `path` stays as it was. The
-    folder of `path` must exist.
+    folder of `path` must exist. The content is on the disk before it gets its name, so a power cut does no harm either.
+
+    Raises:
+        OSError: if the disk is full; says which and what was not written.
     """
     path = Path(path).absolute()  # "." has no name to build the temporary name from
-    working = path.with_name(f".{path.name}.{os.getpid()}.part")
+    working = path.with_name(f".{path.name}{_partly_written(os.getpid())}")
     try:
-        yield working
-        os.replace(working, path)
+        with full_disk_named(path):
+            yield working
+            flush_to_disk(working)
+            os.replace(working, path)
+            flush_to_disk(path.parent, is_deep=False)
     finally:
         if working.is_dir():
             shutil.rmtree(working, ignore_errors=True)
         else:
             working.unlink(missing_ok=True)
+
+
+def flush_to_disk(path: str | Path, *, is_deep: bool = True) -> None:
+    """Wait until a file, or a folder with all that is in it, is on the disk.
+
+    Args:
+        path: of the file or folder.
+        is_deep: False: of a folder, only its list of names. A renamed file keeps its new name after a power cut then.
+    """
+    path = Path(path)
+    if is_deep and path.is_dir():
+        for inner in path.iterdir():
+            flush_to_disk(inner)
+    if path.is_dir() and os.name != "posix":
+        return  # Windows cannot open a folder
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def full_disk_named(path: str | Path) -> Iterator[None]:
+    """Let an error of the block that a full disk caused say which disk that is.
+
+    Args:
+        path: what the block writes: a file or a folder.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        path = Path(path).absolute()
+        folder = next(place for place in (path, *path.parents) if place.is_dir())
+        usage = shutil.disk_usage(folder)
+        raise OSError(
+            f"{path} was not written: {os.strerror(error.errno)} ({usage.free / 1e6:.1f} MB of {usage.total / 1e6:.0f} "
+            f"MB are free in {folder}); make room there, or choose another folder"
+        ) from error
+
+
+def remove_partly_written(folder: str | Path) -> None:
+    """Remove what killed processes left of `written_whole` in a folder. No process may be writing there."""
+    for path in Path(folder).glob(f".*{_partly_written('*')}"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _partly_written(process: int | str) -> str:
+    return f".{process}.part"
 
 
 def write_text(path: str | Path, text: str) -> None:

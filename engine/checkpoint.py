@@ -1,8 +1,10 @@
-"""Checkpoints: everything that a resumed run needs. They are written whole or not at all; reading one runs no code."""
+"""Checkpoint files: everything that a resumed run needs. Written whole or not at all; reading one runs no code."""
 
+import io
 import pickle
 import struct
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,14 +18,20 @@ FORMAT_VERSION = 1
 _DAMAGED = (RuntimeError, ValueError, EOFError, LookupError, AssertionError, struct.error, zipfile.BadZipFile)
 
 
+class DamagedFile(ValueError):
+    """A file is cut off or changed. An older one of its kind may do."""
+
+
 def save_checkpoint(path: str | Path, state: dict) -> None:
-    """Write `state` (tensors and plain containers). `path` is then either the old file or the whole new one."""
-    path = Path(path)
-    try:
-        with written_whole(path) as working:
-            torch.save(state | {"format_version": FORMAT_VERSION}, working)
-    except RuntimeError as error:  # from torch's writer, for example if the disk is full
-        raise OSError(f"cannot write {path}: {' '.join(str(error).split())[:120]}") from None
+    """Write `state` (tensors and plain containers). `path` is then either the old file or the whole new one.
+
+    Raises:
+        OSError: if it cannot be written, for example because the disk is full.
+    """
+    content = io.BytesIO()  # not straight to the file: torch's own writer does not say why it failed
+    torch.save(state | {"format_version": FORMAT_VERSION}, content)
+    with written_whole(path) as working:
+        working.write_bytes(content.getbuffer())
 
 
 def load_checkpoint(path: str | Path, *, stage: str) -> dict:
@@ -31,8 +39,9 @@ def load_checkpoint(path: str | Path, *, stage: str) -> dict:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is truncated, holds other objects than tensors and plain containers (no code in it is
-            run), or belongs to another stage or format.
+        DamagedFile: if the file is truncated or changed, or holds other objects than tensors and plain containers (no
+            code in it is run).
+        ValueError: if it belongs to another stage or format.
     """
     state = load_tensors(path)
     if not isinstance(state, dict) or "format_version" not in state:
@@ -54,16 +63,28 @@ def load_tensors(path: str | Path, file: BinaryIO | None = None) -> object:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is truncated or holds other objects. Pickled code is refused and never run.
+        DamagedFile: if it is truncated or changed, or holds other objects. Pickled code is refused and never run.
     """
     if file is None and not Path(path).is_file():
         raise FileNotFoundError(f"no checkpoint at {path}; check the path, or set trainer.resume to false")
     try:
-        return torch.load(file or path, map_location="cpu", weights_only=True)
+        with nullcontext(file) if file else open(path, "rb") as opened:
+            _check_sums(opened)
+            return torch.load(opened, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise ValueError(
+        raise DamagedFile(
             f"{path} holds more than tensors and plain containers, or is damaged: not loaded, nothing in it was run"
         ) from None
     except _DAMAGED as error:
         reason = " ".join(str(error).split())[:80]
-        raise ValueError(f"{path} cannot be read, it is truncated or not a torch file ({reason})") from None
+        raise DamagedFile(f"{path} cannot be read, it is truncated or not a torch file ({reason})") from None
+
+
+def _check_sums(file: BinaryIO) -> None:
+    """Compare the parts of a zip archive with their checksums; `torch.load` does not. Raises zipfile.BadZipFile."""
+    if file.read(2) == b"PK":
+        with zipfile.ZipFile(file) as archive:
+            changed = archive.testzip()
+        if changed:
+            raise zipfile.BadZipFile(f"{changed} has changed since it was written")
+    file.seek(0)

@@ -95,12 +95,14 @@ class TrainerConfig:
         channels_last: keep activations in NHWC order.
         compile: compile the training step (torch.compile); "auto": on CUDA only. If compiling fails, the log says why
             and training goes on without it.
-        resume: go on from the run's checkpoint.
+        resume: true goes on from the run's newest checkpoint; "auto" does too, and starts if there is none.
         dry_run: print what the training would do (size, arithmetic, memory, steps, learning rate) and end.
         log_every_steps: steps between two lines of the log.
         validate_every_steps: steps between two validations; the last step is always validated.
         save_every_minutes: longest time between two checkpoints; null: no limit. The last step is always saved.
         save_every_steps: most steps between two checkpoints; null: no limit.
+        keep_checkpoints: how many of the newest checkpoints are kept, at least 1. If the newest is damaged, a resumed
+            run goes on from the one before it.
     """
 
     run_dir: str
@@ -112,18 +114,19 @@ class TrainerConfig:
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     channels_last: bool = True
     compile: bool | Literal["auto"] = "auto"
-    resume: bool = False
+    resume: bool | Literal["auto"] = False
     dry_run: bool = False
     log_every_steps: int = 50
     validate_every_steps: int = 1000
     save_every_minutes: float | None = 2.0
     save_every_steps: int | None = None
+    keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
         if not self.run_dir:
             raise ValueError("trainer.run_dir is empty; name a folder such as runs/first")
         positive = ("epochs", "log_every_steps", "validate_every_steps", "save_every_steps", "save_every_minutes")
-        for name in (*positive, "max_steps", "max_minutes"):
+        for name in (*positive, "max_steps", "max_minutes", "keep_checkpoints"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"trainer.{name} must be > 0, got {value}")
@@ -143,7 +146,7 @@ def parse_config(
 
     `--config FILE` names the YAML and may be repeated: later files win. `--SECTION FILE` reads one section from a file
     of its own. `--SECTION.KEY VALUE` wins over all files, wherever it stands. `--resume` is short for
-    `--trainer.resume true`, `--dry-run` for `--trainer.dry_run true`.
+    `--trainer.resume true`, `--resume auto` for `--trainer.resume auto`, and `--dry-run` for `--trainer.dry_run true`.
 
     Raises:
         FileNotFoundError: if the YAML file is missing.
@@ -156,7 +159,8 @@ def parse_config(
     options.sort(key=lambda option: (option.name != "config", option.name not in sections, option.name.count(".")))
     parser = jsonargparse.ArgumentParser(
         prog=Path(sys.argv[0]).name,
-        description=f"{description} --resume, short for --trainer.resume true, goes on from the run's checkpoint. "
+        description=f"{description} --resume, short for --trainer.resume true, goes on from the run's newest "
+        "checkpoint; --resume auto starts or goes on. "
         "--dry-run, short for --trainer.dry_run true, prints what the training would do, and ends.",
         exit_on_error=False,
         default_env=False,
@@ -264,15 +268,16 @@ class _Option:
 def _split(arguments: Sequence[str]) -> list[_Option]:
     groups: list[list[str]] = []
     for word in arguments:
-        if word in SHORT_OPTIONS:
-            groups.append([SHORT_OPTIONS[word], "true"])
-        elif word.startswith("--") or not groups:
+        if word.startswith("--") or not groups:
             groups.append([word])
         else:
             groups[-1].append(word)
     options = []
     for words in groups:
         name, has_value, value = words[0].partition("=")
+        if name in SHORT_OPTIONS:
+            name, words = SHORT_OPTIONS[name], words if has_value or words[1:] else [*words, "true"]
+            words = [f"{name}={value}" if has_value else name, *words[1:]]
         following = words[1] if len(words) > 1 else None
         name = name.removeprefix("--") if name.startswith("--") else ""
         options.append(_Option(name, value if has_value else following, words))

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from engine.signals import SAVE_SIGNALS, STOP_SIGNALS
+
 PREFETCHED_BATCHES = 4  # of each worker, which fills them while a validation runs; a few megabytes each (uint8)
 
 
@@ -140,6 +142,6 @@ def _end_workers(batches: Any) -> None:
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Ctrl-C and SIGTERM reach the whole process group, but the trainer finishes its step and needs its workers."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """Signals reach the whole process group, but the trainer finishes its step and needs its workers."""
+    for number in (*STOP_SIGNALS, *SAVE_SIGNALS):
         signal.signal(number, signal.SIG_IGN)

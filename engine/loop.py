@@ -3,16 +3,17 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from common.files import full_disk_named
 from common.machine import autocast, choose_precision, convolutions_tried_out
-from engine.checkpoint import save_checkpoint
 from engine.compiling import compiled
 from engine.config import to_dict
 from engine.distributed import Process, largest_over_ranks, mean_over_ranks, wait_for_all
@@ -21,8 +22,10 @@ from engine.finite import FiniteGuard
 from engine.loader import batches_of
 from engine.meter import Meter, clock_time
 from engine.optimizers import build_optimizer, learning_rate, set_learning_rate
-from engine.run import CHECKPOINT_NAME, Progress, TrainingState, check_run_dir, open_run_dir
+from engine.run import Checkpoint, Progress, TrainingState
+from engine.run_folder import open_run_dir, save_step
 from engine.run_log import RunLog, described
+from engine.signals import Requests, Stopped, requests_by_signal
 from engine.stage import RunConfig, Stage
 from engine.summary import origin, write_summary
 
@@ -35,6 +38,7 @@ def train(
     batch_size: int,
     config: RunConfig,
     process: Process,
+    checkpoint: Checkpoint | None,
 ) -> dict[str, float]:
     """Train a stage to the end of its schedule; returns the last validation's metrics.
 
@@ -47,19 +51,24 @@ def train(
         batch_size: samples of one step over all ranks, for the images/s in the log.
         config: the whole configuration; it is saved with the run and in its checkpoints.
         process: this process.
+        checkpoint: what `find_checkpoint` found; the run goes on from it. None: it starts from the beginning.
 
     Raises:
         FloatingPointError: if a loss or gradient is not finite, before the update; names step and term.
         ChildProcessError: if a worker of the loader was killed.
+        Stopped: if a signal stopped the run before its end; everything is saved.
     """
-    run_dir = check_run_dir(config.trainer)
     num_steps = config.trainer.max_steps or config.trainer.epochs * steps_per_epoch
     training = Training(stage, num_steps=num_steps, batch_size=batch_size, config=config, process=process)
-    if config.trainer.resume:
-        training.state.resume(run_dir / CHECKPOINT_NAME, config)
+    if checkpoint:
+        training.state.resume(checkpoint)
     loader = make_loader(training.progress.step, num_steps)
+    run_dir = training.run_dir
     open_run_dir(run_dir, config, process)
-    with closing(RunLog(run_dir, process, first_step=training.progress.step, last_step=num_steps)) as log:
+    with (
+        full_disk_named(run_dir),
+        closing(RunLog(run_dir, process, first_step=training.progress.step, last_step=num_steps)) as log,
+    ):
         return training.run(loader, log)
 
 
@@ -88,8 +97,7 @@ class Training:
 
     def run(self, loader: Iterable[Mapping[str, Tensor]], log: RunLog) -> dict[str, float]:
         """All steps, and what is due between them; returns the last validation's metrics."""
-        metrics: dict[str, float] = {}
-        is_stopping = False
+        stop = 0
         self.log = log
         self.origin = origin(self.device) if self.process.is_main else {}
         self.model = self._wrapped()
@@ -97,17 +105,20 @@ class Training:
         self.model.train()
         self.meter = Meter(self.batch_size, self.device)
         self._start_clock()
-        with _stop_signals() as stop, convolutions_tried_out(True), batches_of(loader) as batches:
+        with requests_by_signal() as requests, convolutions_tried_out(True), batches_of(loader) as batches:
             for batch in self.meter.timed(batches):
                 self._look_at_clock()
                 # All ranks must do the same, but their clocks differ and a signal may reach only one of them.
-                share, is_stopping, has_no_time = largest_over_ranks(
+                share, stop, is_save_asked, has_no_time = largest_over_ranks(
                     self.progress.share(self.num_steps, self.trainer.max_minutes),
-                    stop.requested,
+                    requests.stop,
+                    requests.save,
                     not self.progress.has_time_to_validate(self.trainer.max_minutes),
                 )
-                if share >= 1 or is_stopping:
+                if share >= 1 or stop:
                     break
+                if is_save_asked:
+                    self._save_as_asked(requests)
                 rate = learning_rate(self.optim, self.progress.step, share)
                 set_learning_rate(self.optimizer, rate)
                 losses = self._forward(batch)
@@ -120,15 +131,13 @@ class Training:
                 if self.progress.step == self.num_steps:
                     break
                 if self.progress.step % self.trainer.validate_every_steps == 0 and not has_no_time:
-                    metrics = self._validate()
+                    self._validate()
                 elif self._is_save_due():
                     self._save()
-            if is_stopping:
-                self._save()
-                log.line(f"stopped at step {self.progress.step}, saved; set trainer.resume to go on")
-            else:
-                metrics = self._validate()
-            self._summarize("stopped" if is_stopping else "done")
+            if stop and share < 1:
+                self._stop(int(stop))
+            metrics = self._validate()
+            self._summarize("done")
         return metrics
 
     def _wrapped(self) -> nn.Module:
@@ -194,7 +203,20 @@ class Training:
         self.guard.settle()
         self._saved_at = self._look_at_clock()
         if self.process.is_main:
-            save_checkpoint(self.run_dir / CHECKPOINT_NAME, self.state.to_checkpoint(self.config))
+            state = self.state.to_checkpoint(self.config)
+            save_step(self.run_dir, self.progress.step, state, keep=self.trainer.keep_checkpoints)
+
+    def _save_as_asked(self, requests: Requests) -> None:
+        requests.save = False
+        self._save()
+        self.log.line(f"saved at step {self.progress.step}, as a signal asked")
+
+    def _stop(self, number: int) -> NoReturn:
+        self._save()
+        name = signal.Signals(number).name
+        self.log.line(f"stopped by {name} at step {self.progress.step}, saved; the same command with --resume goes on")
+        self._summarize("stopped")
+        raise Stopped(number)
 
     def _is_save_due(self) -> bool:
         by_steps, by_minutes = self.trainer.save_every_steps, self.trainer.save_every_minutes
@@ -259,24 +281,3 @@ class Training:
         self.log.line(f"step {step}: {described(terms)}  lr {values['lr']:.3g}  {described(speed)}  eta {left}")
         self.log.scalars(terms, step, group="loss")
         self.log.scalars({name: float(value) for name, value in values.items()} | speed, step, group="train")
-
-
-class _StopRequest:
-    requested = False
-
-
-@contextmanager
-def _stop_signals() -> Iterator[_StopRequest]:
-    """Ctrl-C and SIGTERM ask for a stop after the current step, so no work is lost. A second Ctrl-C stops at once."""
-    stop = _StopRequest()
-
-    def ask(number: int, frame: object) -> None:
-        stop.requested = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

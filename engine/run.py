@@ -1,7 +1,6 @@
-"""A run's folder and its state: what is refused before any work, what a checkpoint holds, and how a run goes on."""
+"""A run's state: what a checkpoint holds, what may change when a run is resumed, and how it goes on."""
 
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.checkpoint import load_checkpoint
-from engine.config import TrainerConfig, defaults, save_config, to_dict
-from engine.distributed import Process, wait_for_all
+from common.machine import device_name
+from engine.config import defaults, to_dict
 from engine.ema import ExponentialMovingAverage
-
-CHECKPOINT_NAME = "checkpoint.pt"
+from engine.run_folder import check_run_dir, list_checkpoints, read_newest
 
 # What may change when a run is resumed: where files are, how often they are written, how long the run is. All else must
 # stay, or the run would not be the one that its config describes.
@@ -25,8 +22,46 @@ FREE_ON_RESUME = {
     "trainer.run_dir", "trainer.resume", "trainer.dry_run", "trainer.device",
     "trainer.epochs", "trainer.max_steps", "trainer.max_minutes",
     "trainer.log_every_steps", "trainer.validate_every_steps", "trainer.save_every_steps", "trainer.save_every_minutes",
-    "trainer.compile",
+    "trainer.keep_checkpoints", "trainer.compile",
 }  # fmt: skip
+SCORELESS = {"validation.num_pictures"}  # what may change in `validation` without another score or duration
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that has been read, and fits the configuration of the run that goes on from it.
+
+    Args:
+        path: of its file.
+        state: what `TrainingState.to_checkpoint` made.
+        is_measured_alike: whether validations are those of the run so far, so scores and durations can be compared.
+    """
+
+    path: Path
+    state: dict
+    is_measured_alike: bool
+
+
+def find_checkpoint(config: Any, *, stage: str) -> Checkpoint | None:
+    """The checkpoint to go on from; None: the run starts from the beginning. Writes nothing.
+
+    Args:
+        config: the whole configuration.
+        stage: name of the stage.
+
+    Raises:
+        ValueError, OSError: as `check_run_dir` and `read_newest`; also if the checkpoint lacks a part, or was trained
+            with another configuration (names the key and both values).
+    """
+    check_run_dir(config.trainer)
+    if not list_checkpoints(config.trainer.run_dir):
+        return None
+    path, state = read_newest(config.trainer.run_dir, stage=stage)
+    missing = {"config", "progress", "module", "optimizer", "average", "torch_rng"} - state.keys()
+    if missing:
+        raise ValueError(f"{path} lacks '{min(missing)}': it is no complete training checkpoint")
+    changed = refuse_changes(state["config"], config, path)
+    return Checkpoint(path, state, is_measured_alike=not changed)
 
 
 @dataclass
@@ -70,24 +105,20 @@ class TrainingState:
             "stage": self.stage_name,
             "config": to_dict(config),
             "progress": vars(self.progress),
+            "device": device_name(self.device),
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average else None,
             "torch_rng": torch.get_rng_state(),
         }
 
-    def resume(self, path: Path, config: Any) -> None:
+    def resume(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint.
 
         Raises:
-            FileNotFoundError, ValueError: as `load_checkpoint`; also if it lacks a part, does not fit the networks, or
-                was trained with another configuration (names the key and both values).
+            ValueError: if it does not fit the networks.
         """
-        state = load_checkpoint(path, stage=self.stage_name)
-        missing = {"config", "progress", "module", "optimizer", "average", "torch_rng"} - state.keys()
-        if missing:
-            raise ValueError(f"{path} lacks '{min(missing)}': it is no complete training checkpoint")
-        refuse_changes(state["config"], config, path)
+        state = checkpoint.state
         try:
             self.module.load_state_dict(state["module"])
             for group in state["optimizer"]["param_groups"]:
@@ -99,53 +130,34 @@ class TrainingState:
                 self.average.load_state_dict(state["average"])
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"{path} does not fit this configuration (channels, widths): {reason}") from None
+            message = f"{checkpoint.path} does not fit this configuration (channels, widths): {reason}"
+            raise ValueError(message) from None
         torch.set_rng_state(state["torch_rng"])
         vars(self.progress).update(state["progress"])
+        here = device_name(self.device)
+        if not checkpoint.is_measured_alike or state.get("device", here) != here:
+            self.progress.validation_seconds = 0.0
+        if not checkpoint.is_measured_alike:
+            self.progress.best = -math.inf
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.module.parameters()).device
 
 
-def check_run_dir(trainer: TrainerConfig) -> Path:
-    """The run's folder, if this run may use it. Writes nothing.
-
-    Raises:
-        ValueError: if a run is already there and `trainer.resume` is off.
-        FileNotFoundError: if there is none to resume.
-        PermissionError: if the folder cannot be written.
-    """
-    run_dir = Path(trainer.run_dir)
-    nearest = next(folder for folder in (run_dir, *run_dir.absolute().parents) if folder.exists())
-    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-        raise PermissionError(f"cannot write to trainer.run_dir {run_dir} ({nearest}); choose another folder")
-    checkpoint = run_dir / CHECKPOINT_NAME
-    if trainer.resume and not checkpoint.exists():
-        raise FileNotFoundError(f"nothing to resume: no {checkpoint}; train with trainer.resume off first")
-    if checkpoint.exists() and not trainer.resume:
-        raise ValueError(
-            f"{run_dir} already holds a run: set trainer.resume to go on, or choose another trainer.run_dir"
-        )
-    return run_dir
-
-
-def open_run_dir(run_dir: Path, config: Any, process: Process) -> None:
-    """Make the run's folder, with the resolved config in it. Call it last, when nothing can be refused any more."""
-    wait_for_all()  # every rank must have looked at the folder before rank 0 writes
-    if process.is_main:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        save_config(config, run_dir / "config.yaml")
-    wait_for_all()
-
-
-def refuse_changes(saved: dict, config: Any, path: Path) -> None:
+def refuse_changes(saved: dict, config: Any, path: Path) -> list[str]:
+    """Keys of the validation that changed since the checkpoint. Raises ValueError if one changed that must not."""
     # An older version did what a key's default says, where it did not have the key yet.
     before = dict(_flat(defaults(config))) | dict(_flat(saved))
     now = dict(_flat(to_dict(config)))
-    for key in sorted(before):
-        is_free = key in FREE_ON_RESUME or key.startswith("validation.")
-        if not is_free and before[key] != now.get(key):
+    changed = [key for key in sorted(before) if before[key] != now.get(key)]
+    for key in changed:
+        if key not in FREE_ON_RESUME and not key.startswith("validation."):
             raise ValueError(
                 f"{path} was trained with {key} {before[key]}, now it is {now.get(key)}: "
                 f"resume with the same config, or start another trainer.run_dir"
             )
+    return [key for key in changed if key.startswith("validation.") and key not in SCORELESS]
 
 
 def _flat(content: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -12,6 +12,8 @@ from engine.distributed import Process, process_group
 from engine.loader import build_loader, check_batch
 from engine.loop import train
 from engine.plan import plan
+from engine.run import Checkpoint
+from engine.run_folder import locked_run_dir
 from engine.stage import RunConfig, Stage
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -41,8 +43,10 @@ def plan_on(
     return {}
 
 
-def train_on(stage: Stage, dataset: Dataset, *, config: DataRunConfig, process: Process) -> dict[str, float]:
-    """Train a stage on a dataset that answers positions (epoch, index).
+def train_on(
+    stage: Stage, dataset: Dataset, *, config: DataRunConfig, process: Process, checkpoint: Checkpoint | None
+) -> dict[str, float]:
+    """Train a stage on a dataset that answers positions (epoch, index); arguments as those of `engine.loop.train`.
 
     Returns:
         The last validation's metrics; {} on ranks other than 0.
@@ -62,7 +66,13 @@ def train_on(stage: Stage, dataset: Dataset, *, config: DataRunConfig, process: 
     )
     steps_per_epoch = len(dataset) // batch_size
     return train(
-        stage, make_loader, steps_per_epoch=steps_per_epoch, batch_size=batch_size, config=config, process=process
+        stage,
+        make_loader,
+        steps_per_epoch=steps_per_epoch,
+        batch_size=batch_size,
+        config=config,
+        process=process,
+        checkpoint=checkpoint,
     )
 
 
@@ -79,5 +89,5 @@ def run_script(
     """
     with user_errors(program):
         config = parse_config(config_class, description=description)
-        with process_group(config.trainer.device) as process:
+        with process_group(config.trainer.device) as process, locked_run_dir(config.trainer, process):
             run(config, process)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from common.files import written_whole
@@ -79,11 +79,11 @@ def save_weights(
     }
     description = json.dumps({"kind": kind, "architecture": dict(architecture)})
     Path(path).parent.mkdir(parents=True, exist_ok=True)
+    content = save(
+        stored, metadata={METADATA_KEY: description}
+    )  # bytes: `save_file` has errors and permissions of its own
     with written_whole(path) as working:
-        working.touch()  # gives the user's usual permissions; save_file alone makes a private file
-        mode = working.stat().st_mode
-        save_file(stored, working, metadata={METADATA_KEY: description})
-        working.chmod(mode)
+        working.write_bytes(content)
 
 
 def read_weight_file(path: str | Path) -> WeightFile:

@@ -51,6 +51,7 @@ def main() -> None:
             batch_size=2,
             config=Config(trainer),
             process=Process(0, 1, torch.device("cpu")),
+            checkpoint=None,
         )
 
 

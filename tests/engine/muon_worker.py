@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from engine.checkpoint import load_checkpoint
 from engine.config import OptimConfig, TrainerConfig
 from engine.distributed import Process, process_group
 from engine.loop import train
+from engine.run import find_checkpoint
+from engine.run_folder import read_newest
 from engine.stage import Stage
 from tests.engine.line import Config
 
@@ -72,8 +73,17 @@ def train_muon(
     settings = TrainerConfig(run_dir=str(run_dir), device="cpu", precision="float32", **trainer)
     optim = OptimConfig(name="muon", lr=0.02, adam_lr=0.003, weight_decay=0.1, lr_warmup_steps=1, grad_clip_norm=1.0)
     config = Config(settings, optim)
-    train(ImageStage(), batches, steps_per_epoch=10, batch_size=BATCH_SIZE, config=config, process=process)
-    return load_checkpoint(run_dir / "checkpoint.pt", stage="images")
+    found = find_checkpoint(config, stage="images")
+    train(
+        ImageStage(),
+        batches,
+        steps_per_epoch=10,
+        batch_size=BATCH_SIZE,
+        config=config,
+        process=process,
+        checkpoint=found,
+    )
+    return read_newest(run_dir, stage="images")[1]
 
 
 if __name__ == "__main__":

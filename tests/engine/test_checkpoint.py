@@ -1,5 +1,6 @@
 """Checkpoints: whole or not at all, and nothing in a file is ever run."""
 
+import errno
 import os
 import pickle
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.checkpoint import FORMAT_VERSION, load_checkpoint, load_tensors, save_checkpoint
+from engine.checkpoint import FORMAT_VERSION, DamagedFile, load_checkpoint, load_tensors, save_checkpoint
 from restoration.weights import load_restorer
 
 STATE = {"stage": "cqe", "module": {"w": torch.arange(3.0)}, "progress": {"step": 4}, "average": None}
@@ -38,21 +39,36 @@ def test_what_is_saved_comes_back(path: Path) -> None:
 def test_a_failed_save_leaves_the_old_file_and_nothing_else(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = path.read_bytes()
 
-    def fail(state: dict, file: Path) -> None:
-        Path(file).write_bytes(b"half of it")
-        raise OSError("disk full")
+    def fail(working: Path, content: bytes) -> None:
+        with open(working, "wb") as file:
+            file.write(content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(
+        OSError, match=r"checkpoint\.pt was not written: No space left on device \(.* MB are free in .*\); make room"
+    ):
         save_checkpoint(path, STATE)
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+
+
+def test_a_changed_byte_is_found(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    place = content.index(STATE["module"]["w"].numpy().tobytes())
+    content[place + 5] ^= 1
+    path.write_bytes(content)
+    torch.load(path, weights_only=True)  # torch itself reads it without a word
+    with pytest.raises(DamagedFile, match=r"checkpoint\.pt cannot be read, .*has changed since it was written"):
+        load_checkpoint(path, stage="cqe")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
 def test_a_truncated_file_is_named(path: Path, share: float) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(ValueError, match=r"checkpoint\.pt (cannot be read, it is truncated|holds more than)") as caught:
+    with pytest.raises(
+        DamagedFile, match=r"checkpoint\.pt (cannot be read, it is truncated|holds more than)"
+    ) as caught:
         load_checkpoint(path, stage="cqe")
     assert "\n" not in str(caught.value)
 

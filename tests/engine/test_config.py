@@ -84,9 +84,12 @@ def test_floats_may_be_written_in_any_notation(parse, number: str) -> None:
 
 
 def test_resume_is_short_for_its_key(parse) -> None:
-    assert not parse(MINIMAL).trainer.resume
-    assert parse(MINIMAL, "--resume").trainer.resume
-    assert parse(MINIMAL, "--trainer.resume", "true").trainer.resume
+    assert parse(MINIMAL).trainer.resume is False
+    for words in (["--resume"], ["--resume", "true"], ["--resume=true"], ["--trainer.resume", "true"]):
+        assert parse(MINIMAL, *words).trainer.resume is True
+        assert parse(MINIMAL, *words, "--trainer.seed", "1").trainer.seed == 1
+    for words in (["--resume", "auto"], ["--resume=auto"], ["--trainer.resume", "auto"]):
+        assert parse(MINIMAL, *words).trainer.resume == "auto"
 
 
 def test_dry_run_is_short_for_its_key(parse) -> None:
@@ -185,6 +188,8 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
         (["--trainer.max_minutes", "-1"], r"trainer\.max_minutes must be > 0, got -1\.0"),
         (["--trainer.save_every_minutes", "0"], r"trainer\.save_every_minutes must be > 0, got 0\.0"),
         (["--trainer.compile", "maybe"], r"trainer\.compile.*maybe"),
+        (["--resume", "perhaps"], r"trainer\.resume.*perhaps"),
+        (["--trainer.keep_checkpoints", "0"], r"trainer\.keep_checkpoints must be > 0, got 0"),
         (["--trainer.seed", "-1"], r"trainer\.seed must be 0 or more, got -1"),
         (["--config"], r"--config: expected one argument"),
         (["--optim.lr", "1", "--optim.lr", "2"], r"option --optim\.lr is given twice on the command line"),

@@ -9,9 +9,9 @@ import torch
 import train_restorer
 from cqe.encoder import QualityEncoder
 from cqe.weights import save_encoder
-from engine.checkpoint import load_checkpoint
 from engine.config import parse_config
 from engine.distributed import Process, gather_rows, largest_over_ranks, mean_over_ranks, process_group, wait_for_all
+from engine.run_folder import read_newest
 from restoration.config import RestorerConfig
 from tests.engine.distributed_worker import EQUAL_QUALITIES, contrast_steps
 from tests.places import ROOT
@@ -77,7 +77,7 @@ def test_gathered_rows_are_in_rank_order_and_means_and_maxima_are_over_ranks(ran
 @pytest.mark.ddp
 @pytest.mark.slow
 def test_two_processes_train_the_restorer_as_one_does(folder: Path, ranks: list[dict]) -> None:
-    alone, pair = (load_checkpoint(folder / name / "checkpoint.pt", stage="restorer") for name in ("alone", "pair"))
+    alone, pair = (read_newest(folder / name, stage="restorer")[1] for name in ("alone", "pair"))
     # Gradients are summed in another order in float32, and Adam divides by their size: 1e-6 is a thousandth of a step.
     for part in ("module", "average"):
         torch.testing.assert_close(pair[part], alone[part], rtol=0, atol=1e-6)

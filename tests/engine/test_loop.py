@@ -4,6 +4,7 @@ import logging
 import math
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import engine.loop
 from common.files import sha256
-from engine.checkpoint import load_checkpoint, save_checkpoint
+from engine.checkpoint import save_checkpoint
 from engine.config import OptimConfig, TrainerConfig
 from engine.distributed import Process
 from engine.finite import FiniteGuard
 from engine.loop import train
 from engine.optimizers import learning_rate
-from engine.run import CHECKPOINT_NAME, Progress, check_run_dir
+from engine.run import Progress, find_checkpoint
+from engine.run_folder import list_checkpoints, read_newest
+from engine.signals import Stopped
 from tests.engine.line import Config, Line, LineStage
 
 ALONE = Process(0, 1, torch.device("cpu"))
@@ -77,11 +80,16 @@ def run(
         batch_size=4,
         config=config,
         process=ALONE,
+        checkpoint=find_checkpoint(config, stage="line"),
     )
 
 
 def saved(tmp_path: Path) -> dict:
-    return load_checkpoint(tmp_path / "run" / CHECKPOINT_NAME, stage="line")
+    return read_newest(tmp_path / "run", stage="line")[1]
+
+
+def change_saved(tmp_path: Path, state: dict) -> None:
+    save_checkpoint(list_checkpoints(tmp_path / "run")[0], state)
 
 
 def test_the_share_done_is_of_steps_or_of_time_whichever_is_further() -> None:
@@ -170,9 +178,10 @@ def test_a_resumed_run_can_be_given_more_time(tmp_path: Path, monkeypatch: pytes
 
 def test_checkpoints_come_by_time_and_by_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = []
-    save = engine.loop.save_checkpoint
+    save = engine.loop.save_step
     monkeypatch.setattr(
-        "engine.loop.save_checkpoint", lambda path, state: steps.append(state["progress"]["step"]) or save(path, state)
+        "engine.loop.save_step",
+        lambda folder, step, *rest, **options: steps.append(step) or save(folder, step, *rest, **options),
     )
     for name, expected, trainer in (
         ("time", [4, 7], {"save_every_minutes": 0.1}),  # six seconds; a step's time shows with the next step
@@ -328,24 +337,124 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, s
     optim = {"lr": 0.1, "lr_warmup_steps": 2, "ema_decay": 0.5}
     run(tmp_path / "whole", LineStage(), optim=optim, validate_every_steps=2)
     stage = LineStage()
-    assert run(tmp_path / "parts", stage, Batches(stage, stop_at=stop_at), optim=optim, validate_every_steps=2) in (
-        {},
-        {"score": 4.0},
-    )
+    with pytest.raises(Stopped) as stopped:
+        run(tmp_path / "parts", stage, Batches(stage, stop_at=stop_at), optim=optim, validate_every_steps=2)
+    assert stopped.value.code == 143
     assert saved(tmp_path / "parts")["progress"]["step"] == stop_at
     run(tmp_path / "parts", LineStage(), optim=optim, validate_every_steps=2, resume=True)
     whole, parts = saved(tmp_path / "whole"), saved(tmp_path / "parts")
     for state in (whole, parts):
-        del state["stage"], state["config"]
+        del state["stage"], state["config"], state["device"]
         del state["progress"]["elapsed_seconds"], state["progress"]["validation_seconds"]
     torch.testing.assert_close(parts, whole, rtol=0, atol=0)
+
+
+def test_ctrl_c_stops_too_and_a_run_that_is_through_is_not_called_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(Batches):
+        def __call__(self, first_step: int, last_step: int) -> Iterator[dict[str, Tensor]]:
+            for step, batch in enumerate(super().__call__(first_step, last_step), start=first_step):
+                if step == NUM_STEPS - 1:
+                    signal.raise_signal(signal.SIGINT)
+                yield batch
+
+    stage = LineStage()
+    with pytest.raises(Stopped) as stopped:
+        run(tmp_path, stage, Interrupted(stage))
+    assert stopped.value.code == 130 and saved(tmp_path)["progress"]["step"] == NUM_STEPS - 1
+    assert "stopped by SIGINT at step 5, saved; the same command with --resume goes on" in log_of(tmp_path)
+    monkeypatch.setattr(LineStage, "validate", lambda *_: signal.raise_signal(signal.SIGINT) or {"score": 0.0})
+    assert run(tmp_path, LineStage(), resume=True) == {"score": 0.0}
+
+
+def test_sigusr1_saves_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = []
+    save = engine.loop.save_step
+    monkeypatch.setattr(
+        "engine.loop.save_step",
+        lambda run_dir, step, state, keep: steps.append(step) or save(run_dir, step, state, keep=keep),
+    )
+
+    class Signalled(Batches):
+        def __call__(self, first_step: int, last_step: int) -> Iterator[dict[str, Tensor]]:
+            for step, batch in enumerate(super().__call__(first_step, last_step), start=first_step):
+                if step in (2, 4):
+                    signal.raise_signal(signal.SIGUSR1)
+                yield batch
+
+    stage = LineStage()
+    run(tmp_path, stage, Signalled(stage))
+    assert steps == [2, 4, NUM_STEPS, NUM_STEPS] and "saved at step 4, as a signal asked" in log_of(tmp_path)
+
+
+def test_auto_starts_or_goes_on(tmp_path: Path) -> None:
+    stage = LineStage()
+    with pytest.raises(Stopped):
+        run(tmp_path, stage, Batches(stage, stop_at=4), resume="auto")
+    resumed = LineStage()
+    batches = Batches(resumed)
+    run(tmp_path, resumed, batches, resume="auto")
+    assert len(batches.weights) == 2 and saved(tmp_path)["progress"]["step"] == NUM_STEPS
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path: Path) -> None:
+    run(tmp_path / "whole", LineStage())
+    run(tmp_path / "parts", LineStage(), save_every_steps=2)
+    newest = list_checkpoints(tmp_path / "parts" / "run")[0]
+    newest.write_bytes(newest.read_bytes()[:-100])
+    stage = LineStage()
+    batches = Batches(stage)
+    run(tmp_path / "parts", stage, batches, resume=True)
+    assert len(batches.weights) == 2  # steps 4 and 5
+    assert saved(tmp_path / "parts")["module"] == saved(tmp_path / "whole")["module"]
+
+
+def test_other_validation_settings_begin_a_new_best(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Measured(Config):
+        validation: dict = field(default_factory=dict)
+
+    def go(*scores: float, max_steps: int, **validation: int) -> Path:
+        stage = LineStage(scores=scores)
+        trainer = TrainerConfig(
+            run_dir=str(tmp_path / "run"), max_steps=max_steps, device="cpu", precision="float32", resume="auto"
+        )
+        config = Measured(trainer, validation=validation)
+        train(
+            stage,
+            Batches(stage),
+            steps_per_epoch=3,
+            batch_size=4,
+            config=config,
+            process=ALONE,
+            checkpoint=find_checkpoint(config, stage="line"),
+        )
+        return (tmp_path / "run" / "line.txt").read_text() == repr(stage.module.weight.item())
+
+    assert go(30.0, max_steps=2, num_images=5, num_pictures=1)
+    assert not go(29.0, max_steps=4, num_images=5, num_pictures=2)
+    assert go(28.0, max_steps=6, num_images=100, num_pictures=2) and saved(tmp_path)["progress"]["best"] == 28.0
+
+
+def test_a_validations_duration_is_forgotten_on_another_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path, LineStage(), max_steps=3)
+    for device, expected in (("cpu", 500.0), ("a far faster one", 0.0)):
+        state = saved(tmp_path)
+        state["progress"]["validation_seconds"] = 500.0
+        state["device"] = device
+        change_saved(tmp_path, state)
+        stage = LineStage()
+        with pytest.raises(Stopped):
+            run(tmp_path, stage, Batches(stage, stop_at=3), resume=True)
+        assert saved(tmp_path)["progress"]["validation_seconds"] == expected
 
 
 def test_a_checkpoint_of_an_adam_that_is_not_fused_goes_on(tmp_path: Path) -> None:
     run(tmp_path, LineStage(), max_steps=3)
     state = saved(tmp_path)
     state["optimizer"]["param_groups"][0]["fused"] = None
-    save_checkpoint(tmp_path / "run" / CHECKPOINT_NAME, state)
+    change_saved(tmp_path, state)
     run(tmp_path, LineStage(), resume=True)
     assert saved(tmp_path)["progress"]["step"] == NUM_STEPS
 
@@ -382,7 +491,7 @@ def test_a_run_directory_in_use_is_refused(tmp_path: Path) -> None:
 
 def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"nothing to resume: no .*checkpoint\.pt; train with trainer.resume off first"
+        FileNotFoundError, match=r"nothing to resume: no checkpoint in .*run; train with trainer.resume off first"
     ):
         run(tmp_path, LineStage(), resume=True)
     assert not (tmp_path / "run").exists()
@@ -390,7 +499,7 @@ def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
 
 def test_averaging_cannot_be_switched_on_or_off_by_resuming(tmp_path: Path) -> None:
     run(tmp_path, LineStage())
-    with pytest.raises(ValueError, match=r"checkpoint\.pt was trained with optim\.ema_decay None, now it is"):
+    with pytest.raises(ValueError, match=r"checkpoint_\d+\.pt was trained with optim\.ema_decay None, now it is"):
         run(tmp_path, LineStage(), optim={"ema_decay": 0.5}, resume=True)
 
 
@@ -400,8 +509,8 @@ def test_a_checkpoint_from_before_an_option_goes_on_with_its_default_only(tmp_pa
     for key in ("name", "momentum", "adam_lr", "adam_layers", "ema_decay"):
         del state["config"]["optim"][key]
     del state["optimizer"]["param_groups"][0]["lr_share"]
-    save_checkpoint(tmp_path / "run" / CHECKPOINT_NAME, state)
-    with pytest.raises(ValueError, match=r"checkpoint\.pt was trained with optim\.name adam, now it is adamw"):
+    change_saved(tmp_path, state)
+    with pytest.raises(ValueError, match=r"checkpoint_\d+\.pt was trained with optim\.name adam, now it is adamw"):
         run(tmp_path, LineStage(), optim={"name": "adamw"}, resume=True)
     run(tmp_path, LineStage(), resume=True)
     assert saved(tmp_path)["progress"]["step"] == NUM_STEPS
@@ -411,17 +520,8 @@ def test_a_checkpoint_of_another_network_is_named(tmp_path: Path) -> None:
     run(tmp_path, LineStage())
     stage = LineStage()
     stage.module = stage.kept = nn.Linear(2, 2)
-    with pytest.raises(ValueError, match=r"checkpoint\.pt does not fit this configuration") as caught:
+    with pytest.raises(ValueError, match=r"checkpoint_\d+\.pt does not fit this configuration") as caught:
         run(tmp_path, stage, resume=True)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("below", ["", "below"])
-def test_a_run_directory_that_cannot_be_made_is_named(tmp_path: Path, below: str) -> None:
-    (tmp_path / "file").write_text("in the way")
-    trainer = TrainerConfig(run_dir=str(tmp_path / "file" / below))
-    with pytest.raises(OSError, match="file") as caught:
-        check_run_dir(trainer)
     assert "\n" not in str(caught.value)
 
 
@@ -453,6 +553,7 @@ def test_the_run_explains_itself_when_it_is_done(tmp_path: Path) -> None:
     assert "| 2 | 1.0000 |\n| **4** | 3.0000 |\n| 6 | 2.0000 |" in text
     assert f"sha256 {sha256(tmp_path / 'run' / 'line.txt')}" in text and "max_steps: 6" in text
     stage = LineStage()
-    run(tmp_path, stage, Batches(stage, stop_at=7), max_steps=8, resume=True)
+    with pytest.raises(Stopped):
+        run(tmp_path, stage, Batches(stage, stop_at=7), max_steps=8, resume=True)
     text = (tmp_path / "run" / "summary.md").read_text()
     assert "stopped after 7 steps" in text and "| **4** | 3.0000 |" in text

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from engine import optimizers
-from engine.checkpoint import load_checkpoint, save_checkpoint
+from engine.checkpoint import save_checkpoint
 from engine.config import OptimConfig
 from engine.optimizers import (
     NEWTON_SCHULZ_COEFFICIENTS,
@@ -18,6 +18,8 @@ from engine.optimizers import (
     orthogonalized,
     set_learning_rate,
 )
+from engine.run_folder import read_newest
+from engine.signals import Stopped
 from tests.engine.muon_worker import train_muon
 from tests.places import ROOT
 from tests.program import run_python
@@ -209,7 +211,8 @@ def test_a_layer_that_is_not_there_is_refused() -> None:
 
 def test_muon_resumes_exactly(tmp_path: Path) -> None:
     whole = train_muon(tmp_path / "whole", max_steps=4)
-    train_muon(tmp_path / "parts", max_steps=4, stop_at=2)
+    with pytest.raises(Stopped):
+        train_muon(tmp_path / "parts", max_steps=4, stop_at=2)
     parts = train_muon(tmp_path / "parts", max_steps=4, resume=True)
     torch.testing.assert_close(parts["module"], whole["module"], rtol=0, atol=0)
     torch.testing.assert_close(parts["optimizer"], whole["optimizer"], rtol=0, atol=0)
@@ -217,9 +220,9 @@ def test_muon_resumes_exactly(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_muon_from_before_the_fused_flag_goes_on(tmp_path: Path) -> None:
     whole = train_muon(tmp_path / "whole", max_steps=4)
-    train_muon(tmp_path / "parts", max_steps=4, stop_at=2)
-    path = tmp_path / "parts" / "checkpoint.pt"
-    state = load_checkpoint(path, stage="images")
+    with pytest.raises(Stopped):
+        train_muon(tmp_path / "parts", max_steps=4, stop_at=2)
+    path, state = read_newest(tmp_path / "parts", stage="images")
     assert state["optimizer"]["param_groups"][1].pop("fused")
     save_checkpoint(path, state)
     parts = train_muon(tmp_path / "parts", max_steps=4, resume=True)
@@ -233,6 +236,6 @@ def test_two_processes_train_with_muon_as_one_does(tmp_path: Path) -> None:
     alone = train_muon(tmp_path / "alone", max_steps=4)
     done = run_python(ROOT / "tests" / "engine" / "muon_worker.py", tmp_path / "pair", num_processes=2)
     assert done.returncode == 0, done.stderr
-    pair = load_checkpoint(tmp_path / "pair" / "checkpoint.pt", stage="images")
+    pair = read_newest(tmp_path / "pair", stage="images")[1]
     # Gradients are summed in another order, and Muon rounds them to bfloat16: a hundredth of four steps of 0.02.
     torch.testing.assert_close(pair["module"], alone["module"], rtol=0, atol=1e-3)

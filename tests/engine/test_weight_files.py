@@ -1,5 +1,6 @@
 """Weight files: exact round trips, formats known by content, and files that do not fit named in one line."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -181,12 +182,12 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(
 ) -> None:
     before = encoder_file.read_bytes()
 
-    def fail(tensors: dict, file: Path, metadata: dict) -> None:
-        Path(file).write_bytes(b"half of it")
-        raise OSError("disk full")
+    def fail(file: Path, content: bytes) -> None:
+        file.write_text("half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("engine.weight_files.save_file", fail)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(OSError, match=r"encoder\.safetensors was not written: No space left on device"):
         save_encoder(encoder, encoder_file)
     assert encoder_file.read_bytes() == before and list(encoder_file.parent.iterdir()) == [encoder_file]
 

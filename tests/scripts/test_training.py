@@ -19,8 +19,8 @@ import train_restorer
 from cqe.encoder import QualityEncoder
 from cqe.quality import QualityProbe
 from cqe.weights import load_encoder, save_encoder
-from engine.checkpoint import load_checkpoint
 from engine.config import TrainerConfig
+from engine.run_folder import read_newest
 from restoration.config import RestorerConfig
 from restoration.networks import NetworkConfig
 from restoration.weights import load_restorer, open_weights
@@ -111,7 +111,7 @@ def logged_losses(run_dir: Path) -> dict[int, str]:
 
 def tensors(run_dir: Path, stage: str) -> dict:
     """What a checkpoint holds apart from times and paths, of which nothing that is trained depends."""
-    state = load_checkpoint(run_dir / "checkpoint.pt", stage=stage)
+    state = read_newest(run_dir, stage=stage)[1]
     return {name: state[name] for name in ("module", "optimizer", "average")} | {
         "progress": (state["progress"]["step"], state["progress"]["best"])
     }
@@ -124,8 +124,8 @@ def test_a_stopped_and_resumed_training_equals_an_uninterrupted_one(
     assert script(stage, settings(stage, run="whole"))[0] == 0
     with monkeypatch.context() as context:
         stop_at(3, context)
-        assert script(stage, settings(stage, run="parts"))[0] == 0
-    stopped = load_checkpoint(tmp_path / "parts" / "checkpoint.pt", stage=stage)
+        assert script(stage, settings(stage, run="parts"))[0] == 143
+    stopped = read_newest(tmp_path / "parts", stage=stage)[1]
     assert stopped["progress"]["step"] == 3
     assert script(stage, settings(stage, run="parts"), "--resume")[0] == 0
     parts, whole = tensors(tmp_path / "parts", stage), tensors(tmp_path / "whole", stage)
@@ -143,7 +143,7 @@ def test_each_recipe_of_stage_1_publishes_its_encoder_and_resumes_exactly(
     assert script("cqe", whole)[0] == 0
     with monkeypatch.context() as context:
         stop_at(2, context)
-        assert script("cqe", parts)[0] == 0
+        assert script("cqe", parts)[0] == 143
     assert script("cqe", parts, "--resume")[0] == 0
     state = tensors(tmp_path / "whole", "cqe")
     torch.testing.assert_close(tensors(tmp_path / "parts", "cqe"), state, rtol=0, atol=0)
@@ -170,7 +170,7 @@ def test_first_losses_are_the_stored_ones_and_the_average_is_published(
     losses = [float(terms.split()[1]) for terms in logged_losses(tmp_path / "run").values()]
     # Four digits are logged; the rest of the 1 % is for other CPUs, versions of torch and JPEG libraries.
     assert losses == pytest.approx(SMOKE_LOSSES[stage], rel=0.01)
-    state = load_checkpoint(tmp_path / "run" / "checkpoint.pt", stage=stage)
+    state = read_newest(tmp_path / "run", stage=stage)[1]
     weights = tmp_path / "run" / WEIGHTS[stage]
     published = load_encoder(weights, channels=1) if stage == "cqe" else load_restorer(weights)
     torch.testing.assert_close(dict(published.state_dict()), state["average"]["module"], rtol=0, atol=0)
@@ -184,7 +184,7 @@ def test_the_frozen_encoder_is_the_same_after_training(
     assert script("restorer", settings("restorer", max_steps=3))[0] == 0
     before = load_encoder(encoder_file, channels=1).state_dict()
     assert before["bn1.running_mean"].any()
-    state = load_checkpoint(tmp_path / "run" / "checkpoint.pt", stage="restorer")
+    state = read_newest(tmp_path / "run", stage="restorer")[1]
     for owner, prefix in ((state["module"], "restorer."), (state["average"]["module"], "")):
         after = {name: owner[f"{prefix}encoder.network.{name}"] for name in before}
         torch.testing.assert_close(after, dict(before), rtol=0, atol=0)
@@ -229,7 +229,7 @@ def test_an_encoder_that_is_not_trained_first_starts_anew_and_is_trained_too(
         assert (tensor != given.state_dict()[name]).any(), name
     with monkeypatch.context() as context:
         stop_at(2, context)
-        assert script("restorer", parts)[0] == 0
+        assert script("restorer", parts)[0] == 143
     assert script("restorer", parts, "--resume")[0] == 0
     torch.testing.assert_close(
         tensors(tmp_path / "parts", "restorer"), tensors(tmp_path / "whole", "restorer"), rtol=0, atol=0
@@ -255,7 +255,7 @@ def test_a_loss_that_is_not_finite_ends_with_status_2_and_unharmed_weights(
     status, lines = script("restorer", settings("restorer"))
     assert status == 2
     assert re.search(r"train_restorer\.py: error: (total|fft) is nan at step 3: stopped before the update", lines[-1])
-    state = load_checkpoint(tmp_path / "run" / "checkpoint.pt", stage="restorer")
+    state = read_newest(tmp_path / "run", stage="restorer")[1]
     assert state["progress"]["step"] == 2
     assert all(value.isfinite().all() for value in state["module"].values())
 
@@ -286,7 +286,7 @@ def test_an_encoder_goes_on_from_trained_weights_in_both_of_its_roles(
 ) -> None:
     still = ["--optim.lr", "1e-20", "--initial_weights", str(encoder_file)]
     assert script("cqe", settings("cqe", max_steps=1), *still)[0] == 0
-    after = load_checkpoint(tmp_path / "run" / "checkpoint.pt", stage="cqe")["module"]
+    after = read_newest(tmp_path / "run", stage="cqe")[1]["module"]
     for name, before in load_encoder(encoder_file, channels=1).named_parameters():
         for role in ("query_encoder", "key_encoder"):
             torch.testing.assert_close(after[f"{role}.{name}"], before.detach(), rtol=0, atol=1e-12)
@@ -357,7 +357,7 @@ def test_the_blank_batch_of_a_dry_run_is_like_one_of_the_loader(
     [
         ("data", "train", ["bsds500/train", "bsds500/val"], r"\d+\.png belongs to the BSDS500 val split, not to train"),
         ("data", "val", "bsds500/train", r"\d+\.png belongs to the BSDS500 train split, not to val"),
-        ("trainer", "resume", True, r"nothing to resume: no \S+checkpoint\.pt"),
+        ("trainer", "resume", True, r"nothing to resume: no checkpoint in \S+run;"),
     ],
 )
 def test_a_mistake_ends_with_status_2_and_one_line(
@@ -373,7 +373,7 @@ def test_a_mistake_ends_with_status_2_and_one_line(
     changed = settings(stage)
     changed[section][key] = value
     assert_refused(script(stage, changed), stage, complaint)
-    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_initial_weights_of_another_input_are_refused(settings: Callable, script: Callable, tmp_path: Path) -> None:
@@ -398,7 +398,7 @@ def test_a_run_goes_on_only_with_its_own_recipe(
     assert script(stage, settings(stage, max_steps=1))[0] == 0
     stated = (tmp_path / "run" / "config.yaml").read_text()
     refused = script(stage, settings(stage), "--resume", f"--{option}", now)
-    complaint = rf"checkpoint\.pt was trained with {re.escape(option)} {before}, now it is (?i:{re.escape(now)})"
+    complaint = rf"checkpoint_\d+\.pt was trained with {re.escape(option)} {before}, now it is (?i:{re.escape(now)})"
     assert_refused(refused, stage, complaint)
     assert (tmp_path / "run" / "config.yaml").read_text() == stated
     assert script(stage, settings(stage, max_steps=2, log_every_steps=2), "--resume")[0] == 0  # only longer
@@ -450,11 +450,11 @@ def test_in_a_process_of_its_own_a_signal_stops_and_saves_and_a_mistake_is_one_l
             seen = next(line for line in process.stderr if "step 2:" in line)
             os.killpg(process.pid, signal.SIGTERM)
             rest = process.stderr.read()
-            assert process.wait(timeout=60) == 0, seen + rest
+            assert process.wait(timeout=60) == 143, seen + rest
         finally:
             process.kill()
-    assert re.search(r"stopped at step \d+, saved; set trainer.resume to go on", rest)
-    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt", stage="restorer")["progress"]["step"] >= 2
+    assert re.search(r"stopped by SIGTERM at step \d+, saved; the same command with --resume goes on", rest)
+    assert read_newest(tmp_path / "run", stage="restorer")[1]["progress"]["step"] >= 2
     again = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120)
     assert again.returncode == 2 and again.stdout == ""
     assert_refused((2, again.stderr.splitlines()), "restorer", "already holds a run")
