@@ -52,7 +52,8 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         "--data-root", default="", metavar="DIR", help="folder of the sets (default: DATA_ROOT, or datasets)"
     )
     parser.add_argument("--json", metavar="FILE", help="write the scores to this file")
-    parser.add_argument("--markdown", metavar="FILE", help="write the table to this file")
+    for name, title in (("markdown", "Markdown"), ("latex", "LaTeX"), ("csv", "CSV")):
+        parser.add_argument(f"--{name}", metavar="FILE", help=f"write the table to this file, as {title}")
     add_device_options(parser)
     parser.add_argument(
         "--workers",

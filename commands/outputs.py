@@ -6,16 +6,20 @@ from pathlib import Path
 
 from common.files import check_writable, write_text
 from data.images import IMAGE_SUFFIXES
-from evaluation.report import Section, as_json, as_markdown, as_text
+from evaluation.report import Section, as_csv, as_json, as_latex, as_markdown, as_text
 from restoration.weights import SUFFIX
+
+TEXT_OUTPUTS = {"markdown": as_markdown, "latex": as_latex, "csv": as_csv}  # by option; a section in that format
 
 
 def check_outputs(options: argparse.Namespace) -> None:
     """Raise ValueError or OSError before any work, if an output cannot be written or is named like other data."""
-    outputs = [path for path in (options.json, options.markdown) if path]
-    if len(outputs) == 2 and Path(outputs[0]).absolute() == Path(outputs[1]).absolute():
-        raise ValueError(f"--json and --markdown are both {outputs[0]}; name two files")
-    for path in outputs:
+    given = {name: path for name in ("json", *TEXT_OUTPUTS) if (path := getattr(options, name))}
+    option_of: dict[Path, str] = {}
+    for name, path in given.items():
+        if (other := option_of.setdefault(Path(path).absolute(), name)) != name:
+            raise ValueError(f"--{other} and --{name} are both {path}; name two files")
+    for path in given.values():
         if Path(path).suffix.lower() in (*IMAGE_SUFFIXES, SUFFIX, ".pth", ".pt"):
             raise ValueError(f"{path} is named like a picture or weights; name a file for scores, such as out.json")
         check_writable(path)
@@ -23,8 +27,9 @@ def check_outputs(options: argparse.Namespace) -> None:
 
 def report(sections: Sequence[Section], content: dict, options: argparse.Namespace) -> None:
     """Write the files that were asked for, then print the tables. Printing may fail if the output is a closed pipe."""
-    if options.markdown:
-        write_text(options.markdown, "\n".join(map(as_markdown, sections)))
+    for name, as_format in TEXT_OUTPUTS.items():
+        if path := getattr(options, name):
+            write_text(path, "\n".join(map(as_format, sections)))
     if options.json:
         write_text(options.json, as_json(content))
     print("\n\n".join(map(as_text, sections)), flush=True)

@@ -1,12 +1,37 @@
-"""Tables for the terminal and for Markdown, and results as JSON."""
+"""Tables for the terminal, as Markdown, LaTeX and CSV, and results as JSON."""
 
+import csv
+import io
 import json
 import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 NO_VALUE = "-"
+LATEX_SPECIAL = str.maketrans({character: f"\\{character}" for character in "&%$#_{}"})
 
-Rows = list[list[str]]  # the first row is the header
+
+class Score(NamedTuple):
+    """One of the scores in a cell. `rank` is 1 for the best of the rows, 2 for the second best, 0 for all others."""
+
+    metric: str
+    text: str
+    rank: int = 0
+
+
+class Scores(str):
+    """The text of a cell with several scores, `29.44 / 0.801 / 29.14`, which knows the scores."""
+
+    scores: tuple[Score, ...]
+
+    def __new__(cls, scores: Iterable[Score]) -> "Scores":
+        scores = tuple(scores)
+        cell = super().__new__(cls, " / ".join(score.text for score in scores))
+        cell.scores = scores
+        return cell
+
+
+Rows = list[list[str]]  # the first row is the header; a cell with scores is a `Scores`
 
 
 class Section(NamedTuple):
@@ -19,6 +44,11 @@ class Section(NamedTuple):
 
 def as_text(section: Section) -> str:
     """The section for the terminal. Columns are aligned: words to the left, numbers to the right."""
+    is_ranked = any(
+        score.rank for row in section.rows for cell in row if isinstance(cell, Scores) for score in cell.scores
+    )
+    notes = [*section.notes, *["* best, ~ second best"] * is_ranked]
+    section = _marked(section, {1: "{}*", 2: "{}~"})
     widths = [max(map(len, column)) for column in zip(*section.rows, strict=True)]
     is_words = [
         not any(cell.lstrip("+-")[:1].isdigit() for cell in column[1:]) for column in zip(*section.rows, strict=True)
@@ -30,20 +60,89 @@ def as_text(section: Section) -> str:
         ).rstrip()
         for row in section.rows
     ]
-    return "\n".join([section.title, *lines, *section.notes])
+    return "\n".join([section.title, *lines, *notes])
 
 
 def as_markdown(section: Section) -> str:
     """The section as a Markdown table under a bold title."""
+    section = _marked(section, {1: "**{}**", 2: "<u>{}</u>"})
     header, *body = ["| " + " | ".join(row) + " |" for row in section.rows]
     rule = "|" + "---|" * len(section.rows[0])
     notes = [line for note in section.notes for line in ("", note)]
     return "\n".join([f"**{section.title}**", "", header, rule, *body, *notes]) + "\n"
 
 
+def as_latex(section: Section) -> str:
+    """The section as a LaTeX table; best scores are bold, second best ones underlined. It needs no package."""
+
+    def line(row: Sequence[str]) -> str:
+        return " & ".join(row) + r" \\"
+
+    marks = {1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}
+    header, *body = _marked(section, marks, plain=lambda text: text.translate(LATEX_SPECIAL)).rows
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{'. '.join([section.title, *section.notes]).translate(LATEX_SPECIAL)}}}",
+            rf"\begin{{tabular}}{{{'l' * len(header)}}}",
+            r"\hline",
+            line(header),
+            r"\hline",
+            *map(line, body),
+            r"\hline",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def as_csv(section: Section) -> str:
+    """The section as CSV: its title in the first column, and a column for each score, called `Q10 psnr`."""
+    header, *body = section.rows
+    metrics = [_metrics(column) for column in zip(*body, strict=True)] or [[] for _ in header]
+    titles = [
+        f"{title} {name}" if name else title
+        for title, names in zip(header, metrics, strict=True)
+        for name in names or [""]
+    ]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["table", *titles])
+    for row in body:
+        cells = (_values(cell, names) for cell, names in zip(row, metrics, strict=True))
+        writer.writerow([section.title, *(value for values in cells for value in values)])
+    return text.getvalue()
+
+
 def as_json(content: dict) -> str:
     """JSON text. Infinite scores (equal images) become null, because JSON has no infinity."""
     return json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
+
+
+def _marked(section: Section, marks: dict[int, str], plain: Callable[[str], str] = str) -> Section:
+    """The section with its ranks written into the cells. `plain` is applied to all text that is no mark."""
+
+    def cell(value: str) -> str:
+        if not isinstance(value, Scores):
+            return plain(value)
+        return " / ".join(marks.get(score.rank, "{}").format(plain(score.text)) for score in value.scores)
+
+    return section._replace(rows=[list(map(cell, row)) for row in section.rows])
+
+
+def _metrics(column: Iterable[str]) -> list[str]:
+    """The metrics of a column's scores, in order; none if it has no scores."""
+    return list(dict.fromkeys(score.metric for cell in column if isinstance(cell, Scores) for score in cell.scores))
+
+
+def _values(cell: str, metrics: Sequence[str]) -> list[str]:
+    """The texts of a cell in the columns of these metrics; an absent one is empty."""
+    if not metrics:
+        return [cell]
+    texts = {score.metric: score.text for score in cell.scores} if isinstance(cell, Scores) else {}
+    return ["" if texts.get(name, NO_VALUE) == NO_VALUE else texts[name] for name in metrics]
 
 
 def _finite(content):

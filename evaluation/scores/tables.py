@@ -1,16 +1,19 @@
 """Results as tables: measured scores alone, and measured rows below the printed rows of the paper."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
-from evaluation.report import NO_VALUE, Section
+from evaluation.report import NO_VALUE, Score, Scores, Section
 from evaluation.scores.metrics import METRICS, headings
 
-BUILT_TABLES = (1, 3, 4)  # the tables over sets and qualities, with metrics that are measured here
-PAPERS_OWN = "the paper"  # its tables say "Ours"
+JPEG_TABLES = (1, 3, 4)  # the tables that print a row of the JPEG itself
+OURS = "Ours"  # the paper's own method in its tables
+PAPERS_OWN = "the paper"  # and in ours
 
 
 def summarize(result: dict) -> Section:
@@ -52,42 +55,66 @@ def paper_table(number: int) -> dict:
 
 
 def sets_and_qualities(number: int) -> tuple[list[str], list[int]]:
-    """The sets and JPEG qualities of one of the built tables, in the paper's order."""
-    cells = next(iter(paper_table(number)["rows"].values()))
+    """The sets and JPEG qualities of a table, in the paper's order."""
+    table = paper_table(number)
+    cells = next(iter(table["rows"].values()))
+    if "dataset" in table:  # Table 5 has one set
+        return [table["dataset"]], list(cells)
     return list(cells), list(next(iter(cells.values())))
 
 
-def compare(number: int, measured: Sequence[dict]) -> list[Section]:
+def compare(number: int, measured: Sequence[dict], missing: Mapping[str, str] | None = None) -> list[Section]:
     """The rows of the paper and, below them, the measured rows. There is a section for each measured set.
 
-    The metrics are those of the printed table. If a result lacks one, its place shows `NO_VALUE`.
+    The metrics are those of the printed table. If a result lacks one, its place shows `NO_VALUE`. Below a measured row
+    is its difference to the printed row of the same system; a system that the paper does not list is compared with the
+    paper's own. The best and second best scores of a column are marked.
 
     Args:
-        number: one of `BUILT_TABLES`.
+        number: of the table, 1 to 4.
         measured: results for the table's color mode, on all or some of its sets and qualities.
+        missing: sets that could not be measured, and why. Each gets a section too, with a note.
     """
-    table = paper_table(number)
-    metrics = table["metrics"]
+    table, missing = paper_table(number), missing or {}
     sets, qualities = sets_and_qualities(number)
     sections = []
-    for set_name in (name for name in sets if any(name in result["results"] for result in measured)):
-        rows = [["method", "figures", *(f"Q{quality}" for quality in qualities)]]
-        for method, cells in table["rows"].items():
-            printed = cells.get(set_name, {})
-            rows.append(
-                [
-                    PAPERS_OWN if method == "Ours" else method,
-                    "printed",
-                    *(_printed_cell(printed.get(quality), metrics) for quality in qualities),
-                ]
-            )
+    for set_name in (name for name in sets if name in missing or any(name in result["results"] for result in measured)):
+        printed = {
+            method: {quality: dict(zip(table["metrics"], cell, strict=True)) for quality, cell in cells.items()}
+            for method, cells in ((method, of_sets.get(set_name, {})) for method, of_sets in table["rows"].items())
+        }
+        rows = [_Row(PAPERS_OWN if method == OURS else method, "printed", cells) for method, cells in printed.items()]
+        rows = [row._replace(decimals=_printed_decimals) for row in rows]
+        differences = {}
         for result in measured:
             found = result["results"].get(set_name, {})
-            cells = (_measured_cell(found.get(str(quality)), metrics) for quality in qualities)
-            rows.append([result["method"], "measured", *cells])
-        title = f"Table {number}, {set_name}, {table['channels']}: {headings(metrics)}"
-        sections.append(Section(title, rows, [note for note in table.get("notes", []) if set_name in note]))
+            cells = {quality: found[str(quality)] for quality in qualities if str(quality) in found}
+            if other := counterpart(result["method"], printed):
+                differences[len(rows)] = _difference_row(other, cells, printed[other], table["metrics"], qualities)
+            rows.append(_Row(result["method"], "measured", cells))
+        heading = ["method", "figures", *(f"Q{quality}" for quality in qualities)]
+        shown = [heading]
+        ranks = [_ranks(rows, quality, table["metrics"]) for quality in qualities]
+        for index, row in enumerate(rows):
+            cells = (
+                row.cell(quality, table["metrics"], rank[index]) for quality, rank in zip(qualities, ranks, strict=True)
+            )
+            shown += [[row.name, row.kind, *cells], *([differences[index]] if index in differences else [])]
+        notes = [f"{set_name}: not measured, {missing[set_name]}"] if set_name in missing else []
+        notes += [note for note in table.get("notes", []) if set_name in note]
+        title = f"Table {number}, {set_name}, {table['channels']}: {headings(table['metrics'])}"
+        sections.append(Section(title, shown, notes))
     return sections
+
+
+def counterpart(method: str, printed: Iterable[str]) -> str | None:
+    """The printed row that a measured system is compared with: the one that its name begins with, else the paper's own.
+
+    None for the JPEG in a table without a row for it.
+    """
+    name = re.sub(r"[^a-z0-9]", "", method.lower())
+    same = [row for row in printed if row != OURS and name.startswith(row.lower())]
+    return max(same, key=len) if same else None if name == "jpeg" else OURS
 
 
 def check_jpeg(result: dict, number: int) -> tuple[int, list[str]]:
@@ -98,7 +125,7 @@ def check_jpeg(result: dict, number: int) -> tuple[int, list[str]]:
     """
     table = paper_table(number)
     num_compared, differences = 0, []
-    for set_name, cells in table["rows"]["JPEG"].items():
+    for set_name, cells in table["rows"].get("JPEG", {}).items():
         for quality, cell in cells.items():
             scores = result["results"].get(set_name, {}).get(str(quality), {})
             for metric, printed in zip(table["metrics"], cell, strict=True):
@@ -142,11 +169,67 @@ def _printed_decimals(printed: float, metric: str) -> int:
     return max(METRICS[metric].decimals, len(str(printed).partition(".")[2]))
 
 
-def _printed_cell(scores: Sequence[float] | None, metrics: Sequence[str]) -> str:
-    if scores is None:
-        return NO_VALUE
-    named = zip(metrics, scores, strict=True)
-    return " / ".join(f"{score:.{_printed_decimals(score, metric)}f}" for metric, score in named)
+def _decimals(value: float, metric: str) -> int:
+    """Decimals of a measured score."""
+    return METRICS[metric].decimals
+
+
+class _Row(NamedTuple):
+    """One system's scores on a set: {quality: {metric: score}}."""
+
+    name: str
+    kind: str  # "printed" or "measured"
+    cells: Mapping[int, Mapping[str, float]]
+    decimals: Callable[[float, str], int] = _decimals
+
+    def text(self, quality: int, metric: str) -> str:
+        score = self.cells.get(quality, {}).get(metric)
+        return NO_VALUE if score is None else f"{score:.{self.decimals(score, metric)}f}"
+
+    def cell(self, quality: int, metrics: Sequence[str], ranks: Mapping[str, int]) -> str:
+        if quality not in self.cells:
+            return NO_VALUE
+        return Scores(Score(metric, self.text(quality, metric), ranks.get(metric, 0)) for metric in metrics)
+
+
+def _ranks(rows: Sequence[_Row], quality: int, metrics: Sequence[str]) -> list[dict[str, int]]:
+    """For each row, the rank of its scores: 1 best, 2 second best, as far as the shown digits tell them apart."""
+    ranks: list[dict[str, int]] = [{} for _ in rows]
+    for metric in metrics:
+        places = METRICS[metric].decimals
+        shown = [
+            round(float(text), places) if text != NO_VALUE else None
+            for text in (row.text(quality, metric) for row in rows)
+        ]
+        known = sorted({value for value in shown if value is not None}, reverse=not METRICS[metric].is_smaller_better)
+        for index, value in enumerate(shown):
+            if value in known[:2] and len(known) > 1:
+                ranks[index][metric] = known.index(value) + 1
+    return ranks
+
+
+def _difference_row(
+    other: str,
+    cells: Mapping[int, Mapping[str, float]],
+    printed: Mapping[int, Mapping[str, float]],
+    metrics: Sequence[str],
+    qualities: Sequence[int],
+) -> list[str]:
+    """Measured minus printed scores, each as it is shown in its own row."""
+
+    def difference(quality: int, metric: str) -> str:
+        pair = (cells.get(quality, {}).get(metric), printed.get(quality, {}).get(metric))
+        if None in pair:
+            return NO_VALUE
+        decimals = METRICS[metric].decimals
+        return f"{round(round(pair[0], decimals) - pair[1], decimals) + 0.0:+.{decimals}f}"  # + 0.0: never "-0.00"
+
+    name = PAPERS_OWN if other == OURS else other
+    row = [
+        Scores(Score(metric, difference(quality, metric)) for metric in metrics) if quality in cells else NO_VALUE
+        for quality in qualities
+    ]
+    return [f"minus {name}", "difference", *row]
 
 
 def _measured_cell(scores: Mapping[str, float] | None, metrics: Sequence[str]) -> str:

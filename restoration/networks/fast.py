@@ -90,7 +90,9 @@ class FastRestorer(Restorer):
             if len(values) != 3:
                 raise ValueError(f"{name} needs three numbers, for 1/2, 1/4 and 1/8 of the size, got {tuple(values)}")
         width2, width4, width8 = widths
-        if block == "residual":  # a gated block multiplies halves of its channels, so they cannot be padded at the end
+        # A gated block multiplies halves of its channels, and "convolution" fusion gives pairs of maps: neither can be
+        # padded at the end.
+        if block == "residual" and fusion != "convolution":
             self.concatenated_inputs = {"merge": 2}
         self.is_guided = fusion != "none"
         self.reads_neighbours = effm

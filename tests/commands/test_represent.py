@@ -173,7 +173,8 @@ def test_the_twin_lies_where_it_is_advised_and_table_still_takes_restorers_only(
     advised = re.search(r"there is no (\S+small_supervised\.safetensors);", capsys.readouterr().out)[1]
     save_encoder(QualityEncoder(1, width=8, remove_local_mean=True), advised)
     assert "supervised" in run("--weights", "small", "--condition", "aligned")["results"]["live1"]["aligned"]
-    program.run("table", 1, "--data-root", root, "--device", "cpu", "--workers", 1, "--json", root / "table.json")
+    program.run("table", 1, "--data-root", root, "--device", "cpu", "--workers", 1, "--json", root / "table.json",
+        "--cache", root / "cache")  # fmt: skip
     measured = json.loads((root / "table.json").read_text())["measured"]
     assert [result["method"] for result in measured] == ["jpeg", "small"]
 

@@ -1,0 +1,109 @@
+"""`test.py table`: several systems, formats, scores that are kept, Table 5."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import commands.table
+from evaluation.scores.ablation import WEIGHTS_NAME, run_folder
+from tests.networks import save_tiny, tiny_restorer
+from tests.program import run
+from tests.synthetic import save_mosaic
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A data root with two small images of LIVE1 and one of Classic5."""
+    for seed, stem in enumerate("ab"):
+        save_mosaic(tmp_path / "live1" / f"{stem}.png", 24, 40, 3, seed=seed)
+    save_mosaic(tmp_path / "classic5" / "c.png", 32, 24)
+    return tmp_path
+
+
+@pytest.fixture
+def table(root: Path) -> Callable:
+    """`table(number, *options)`: run the command on small images; returns its JSON."""
+
+    def made(number: int, *options: object) -> dict:
+        run("table", number, "--data-root", root, "--device", "cpu", "--workers", 1, "--cache", root / "cache",
+            "--json", root / "out.json", *options)  # fmt: skip
+        return json.loads((root / "out.json").read_text())
+
+    return made
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str], list[int]]]:
+    """What is measured, call by call: system, sets, qualities."""
+    calls = []
+    measure = commands.table.measure
+
+    def counted(system, sets, qualities, *others) -> dict:
+        calls.append((system.name, [one.name for one in sets], list(qualities)))
+        return measure(system, sets, qualities, *others)
+
+    monkeypatch.setattr(commands.table, "measure", counted)
+    return calls
+
+
+def test_any_number_of_systems_are_rows_of_every_format(table: Callable, root: Path) -> None:
+    weights = [save_tiny(root / f"net_{name}.safetensors", tiny_restorer(tail_std=0.1)) for name in "abc"]
+    outputs = [("--markdown", root / "o.md"), ("--latex", root / "o.tex"), ("--csv", root / "o.csv")]
+    content = table(1, "--weights", "jpeg", *weights, *(word for pair in outputs for word in pair))
+    assert [result["method"] for result in content["measured"]] == ["jpeg", "net_a", "net_b", "net_c"]
+    assert content["missing"] == {"bsds500": f"it is not under {root}"}
+    assert "| net_b | measured |" in (root / "o.md").read_text()
+    assert r"net\_c & measured" in (root / "o.tex").read_text()
+    rows = [row for row in csv.reader((root / "o.csv").open()) if row and row[1:3] == ["net_a", "measured"]]
+    live1 = content["measured"][1]["results"]["live1"]["10"]
+    assert f"{live1['psnr']:.2f}" in rows[1] and "live1" in rows[1][0] and len(rows) == 3
+
+
+def test_a_second_call_measures_nothing_and_a_changed_file_is_measured_anew(
+    table: Callable, root: Path, measured: list
+) -> None:
+    torch.manual_seed(0)
+    weights = save_tiny(root / "net.safetensors", tiny_restorer(tail_std=0.1))
+    first = table(1, "--weights", "jpeg", weights)
+    assert len(measured) == 4  # two systems on two sets
+    assert table(1, "--weights", "jpeg", weights) == first and len(measured) == 4
+    save_tiny(weights, tiny_restorer(tail_std=0.2))
+    second = table(1, "--weights", "jpeg", weights)
+    assert [call[0] for call in measured[4:]] == ["net", "net"]
+    assert second["measured"][0] == first["measured"][0] and second["measured"][1] != first["measured"][1]
+    save_mosaic(root / "live1" / "b.png", 24, 40, 3, seed=9)
+    table(1, "--weights", "jpeg", weights)
+    assert [call[:2] for call in measured[6:]] == [("jpeg", ["live1"]), ("net", ["live1"])]
+
+
+def test_table_5_has_means_over_the_seeds_of_each_model(
+    table: Callable, root: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for model in ("model_1", "ours"):
+        for seed in (0, 1):
+            folder = run_folder(root / "runs", model, seed)
+            save_tiny(folder / WEIGHTS_NAME, tiny_restorer(tail_std=0.1))
+            (folder / "config.yaml").write_text(
+                "trainer: {max_steps: 3, max_minutes: null}\ndata: {batch_size: 2, patch_size_px: 16}\n"
+            )
+    content = table(5, "--runs", root / "runs")
+    assert [(one["model"], one["seed"]) for one in content["measured"]] == [
+        ("model_1", 0), ("model_1", 1), ("ours", 0), ("ours", 1)
+    ]  # fmt: skip
+    assert {result["budget"] for result in content["measured"]} == {"3 steps of 2 patches of 16 pixels"}
+    assert list(content["measured"][0]["results"]) == ["classic5"]
+    psnrs = [content["measured"][index]["results"]["classic5"]["40"]["psnr"] for index in (2, 3)]
+    shown = capsys.readouterr().out
+    assert f"{sum(psnrs) / 2:.2f} / " in shown and "3 steps of 2 patches" in shown and "model-2: no trained" in shown
+
+
+def test_mistakes_are_one_line(root: Path, refusal: Callable) -> None:
+    assert "Table 5 measures the networks of --runs" in refusal("table", 5, "--weights", "jpeg")
+    line = refusal("table", 5, "--data-root", root, "--runs", root / "none", "--cache", root / "cache")
+    assert "none holds no trained model of Table 5" in line
+    line = refusal("table", 1, "--data-root", root, "--csv", root / "o", "--latex", root / "o")
+    assert "--latex and --csv are both" in line
