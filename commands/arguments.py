@@ -22,14 +22,16 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
 
 
-def add_set_options(parser: argparse.ArgumentParser, *, qualities: Sequence[int] = (10, 20, 30, 40)) -> None:
+def add_set_options(
+    parser: argparse.ArgumentParser, *, qualities: Sequence[int] = (10, 20, 30, 40), required: bool = True
+) -> None:
     """Options of the subcommands that measure on sets of images. `qualities` are used if none are given."""
     known = measured_folders()
     choosing = ", ".join(name for name, (_, folder) in known.items() if folder.use == "choosing")
     parser.add_argument(
         "--sets",
         nargs="+",
-        required=True,
+        required=required,
         metavar="SET",
         help=f"any of {', '.join(known)} (under --data-root; {choosing} is for choosing between networks, so never "
         "report its scores), or a path to any folder of images",
@@ -55,6 +57,11 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     for name, title in (("markdown", "Markdown"), ("latex", "LaTeX"), ("csv", "CSV")):
         parser.add_argument(f"--{name}", metavar="FILE", help=f"write the table to this file, as {title}")
     add_device_options(parser)
+    add_workers_option(parser)
+
+
+def add_workers_option(parser: argparse.ArgumentParser) -> None:
+    """The option of the subcommands that score images."""
     parser.add_argument(
         "--workers",
         type=positive,

@@ -3,10 +3,10 @@
 import argparse
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from commands.arguments import add_device_options, speed_size
 from common.machine import autocast, choose_device, choose_precision, device_name
+from evaluation.speed.arithmetic import count_gmac
 from evaluation.speed.throughput import megapixels_per_second
 from restoration.weights import load_restorer
 
@@ -34,12 +34,9 @@ def run(options: argparse.Namespace) -> None:
     if restorer.encoder is not None:
         num_frozen = sum(parameter.numel() for parameter in restorer.encoder.parameters())
         encoder = f"{num_frozen / 1e6:.2f} M of them the encoder's"
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        restorer(torch.zeros(1, restorer.channels, 256, 256))
-    gmac = counter.get_total_flops() / 2e9  # a multiply-accumulate is two operations
     print(f"{restorer.title}, {restorer.channels} channel(s)")
     print(f"{num_parameters / 1e6:.2f} M parameters, {encoder}")
-    print(f"{gmac:.2f} GMAC at 256x256")
+    print(f"{count_gmac(restorer):.2f} GMAC at 256x256")
     if options.speed:
         print(measured_speed(restorer, options))
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from commands import comparison, encoder_figures, removal
+from commands import comparison, curves, encoder_figures, removal
 from commands.arguments import path_name, positive
 from commands.figure_files import check_figure, write_figure
 
@@ -27,8 +27,10 @@ FIGURES = {
     "5": Kind("feature maps and Grad-CAM", encoder_figures.add_map_arguments, encoder_figures.draw_maps),
     "6": Kind("an image as systems restore it", comparison.add_arguments, comparison.draw),
     "7": Kind("photos of unknown quality: restored, and what was removed", removal.add_arguments, removal.draw),
+    "gain": Kind("PSNR gain against JPEG quality", curves.add_gain_arguments, curves.draw_gain),
+    "cost": Kind("PSNR against arithmetic", curves.add_cost_arguments, curves.draw_cost),
 }
-HELP = "the paper's figures: 2 (t-SNE), 5 (feature maps), 6 (restored images, magnified), 7 (photos)"
+HELP = "the paper's figures: 2 (t-SNE), 5 (feature maps), 6 (restored images), 7 (photos); gain and cost, of ours"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

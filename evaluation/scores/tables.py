@@ -40,6 +40,12 @@ def metrics_of(result: dict) -> list[str]:
     return list(next(iter(qualities.values()))["jpeg"])  # this entry holds only metrics
 
 
+@cache
+def paper_tables() -> dict:
+    """All of `paper_tables.yaml`: the paper's tables, rows of other papers, and the arithmetic of published systems."""
+    return yaml.safe_load(Path(__file__).with_name("paper_tables.yaml").read_text(encoding="utf-8"))
+
+
 def paper_table(number: int) -> dict:
     """A table as the paper prints it: {"metrics", "channels", "rows": {method: {set: {quality: [scores]}}}, "notes"}.
 
@@ -48,9 +54,10 @@ def paper_table(number: int) -> dict:
     Raises:
         ValueError: if the paper has no such table.
     """
-    tables = _paper_tables()
+    tables = paper_tables()
     if f"table{number}" not in tables:
-        raise ValueError(f"the paper has tables 1 to {len(tables)}, got {number}")
+        numbered = [name for name in tables if name.startswith("table")]
+        raise ValueError(f"the paper has tables 1 to {len(numbered)}, got {number}")
     return tables[f"table{number}"]
 
 
@@ -141,11 +148,6 @@ def check_jpeg(result: dict, number: int) -> tuple[int, list[str]]:
 def agrees(value: float, printed: float, metric: str) -> bool:
     """Whether a value rounds to a printed score: at the metric's decimals, or at more if the printed score has more."""
     return abs(value - printed) <= 0.5 * 10 ** -_printed_decimals(printed, metric) + 1e-9  # a tie may round either way
-
-
-@cache
-def _paper_tables() -> dict:
-    return yaml.safe_load(Path(__file__).with_name("paper_tables.yaml").read_text(encoding="utf-8"))
 
 
 def _gains(set_name: str, qualities: dict[str, dict]) -> str:
