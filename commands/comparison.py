@@ -1,16 +1,17 @@
 """`figure 6`: one image, restored by several systems."""
 
 import argparse
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from commands.arguments import add_device_options, crop_of, jpeg_quality
-from commands.systems import JPEG, build_system
+from commands.systems import JPEG, build_system, restored_system
 from data.config import data_root
 from evaluation.encoder.gradcam import find_image
 from evaluation.figures.comparison import LETTERS, ORIGINAL, Shown, comparison_figure
 from evaluation.figures.crops import check_crops
-from evaluation.scores.image_sets import COLOR_MODES, read_clean
+from evaluation.scores.image_sets import COLOR_MODES, ImageSet, read_clean
 from evaluation.scores.metrics import score
 from evaluation.scores.protocol import Case
 
@@ -27,6 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="NAME",
         help=f"'{JPEG}' for the JPEG itself, names of weights, or weight files",
+    )
+    parser.add_argument(
+        "--restored",
+        nargs="+",
+        default=[],
+        metavar="NAME=DIR",
+        help="another system's image of it, DIR/<set>/<quality>/<image stem>.png",
     )
     parser.add_argument(
         "--crop",
@@ -48,7 +56,10 @@ def draw(options: argparse.Namespace) -> tuple[Figure, dict]:
     clean = read_clean(path, options.channels)
     check_crops(options.crop, clean, path.name)
     systems = [build_system(name, options.channels, options) for name in dict.fromkeys(options.systems)]
-    case = Case("", options.quality, path.stem)
+    is_file = Path(options.image).is_file()
+    images = ImageSet(path.absolute().parent.name if is_file else options.image.rpartition("/")[0], [path])
+    systems += [restored_system(given, [images], [options.quality]) for given in dict.fromkeys(options.restored)]
+    case = Case(images.name, options.quality, path.stem)
     versions, numbers = [], []
     for system in systems:
         restored = system.produce(clean, case)

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from data.jpeg import jpeg_roundtrip
+from evaluation.scores.image_sets import read_clean
 from evaluation.scores.metrics import score
 from tests.networks import save_tiny, tiny_restorer
 from tests.program import run
-from tests.synthetic import picture, write_pictures
+from tests.synthetic import picture, save, write_pictures
 
 
 @pytest.fixture
@@ -55,6 +56,14 @@ def test_systems_are_drawn_and_recorded(root: Path, weights: Path, capsys: pytes
     assert {name: jpeg[name] for name in ("psnr", "ssim", "psnrb")} == score(jpeg_roundtrip(clean, 20), clean)
     assert (jpeg["name"], ours["name"]) == ("jpeg", "tiny") and "weights_sha256" in ours["provenance"]
     assert "b coded at quality 20, color" in content["caption"] and content["caption"] in capsys.readouterr().out
+
+
+def test_images_of_another_system_are_scored(root: Path, refusal: Callable) -> None:
+    save(root.parent / "other" / "live1" / "10" / "b.png", read_clean(root / "live1" / "b.png", "gray"))
+    run(*options(root, "--restored", f"theirs={root.parent / 'other'}"))
+    jpeg, theirs = json.loads((root.parent / "out" / "figure_6.json").read_text())["systems"]
+    assert theirs["name"] == "theirs" and theirs["psnr"] is None and jpeg["psnr"] < 100  # equal images: infinite
+    assert "20/b.png is missing" in refusal(*options(root, "--restored", root.parent / "other", "--quality", 20))
 
 
 @pytest.mark.parametrize(
