@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 from commands.arguments import OneLineParser, seed
 from common.errors import user_errors
-from engine.checkpoint import load_checkpoint
 from engine.config import parse_config
-from engine.run import CHECKPOINT_NAME, Progress, refuse_changes
+from engine.run import Progress, refuse_changes
+from engine.run_folder import list_checkpoints, read_newest
 from evaluation.scores.ablation import MODELS, WEIGHTS_NAME, run_folder
 from restoration.config import RestorerConfig
 
@@ -27,6 +27,9 @@ SIZES = {
     "fast_tiny": ("configs/restorer/fast_tiny_gray.yaml", "configs/ablation/fast_tiny.yaml"),
     "paper": ("configs/restorer/paper_gray.yaml", "configs/ablation/paper.yaml"),
 }
+
+
+STOPPED = {128 + signal.SIGINT, 128 + signal.SIGTERM}  # exit statuses of a training that was stopped and has saved
 
 
 class Run(NamedTuple):
@@ -70,7 +73,7 @@ def planned(options: argparse.Namespace, others: Sequence[str]) -> list[Run]:
             files = [*SIZES[options.size], f"configs/ablation/{model}.yaml"]
             folder = run_folder(Path(options.output) / options.size, model, number)
             arguments = [word for file in files for word in ("--config", file)]
-            arguments += [f"--trainer.seed={number}", f"--trainer.run_dir={folder}", *others]
+            arguments += [f"--trainer.seed={number}", f"--trainer.run_dir={folder}", "--trainer.resume=auto", *others]
             config = parse_config(RestorerConfig, arguments)
             if not (config.trainer.max_steps or config.trainer.max_minutes):
                 raise ValueError(
@@ -84,12 +87,13 @@ def is_over(run: Run) -> bool:
     """Whether nothing is left to train.
 
     Raises:
-        ValueError: if the folder holds a run of another configuration or budget; names the key.
+        ValueError: if the folder holds a run of another configuration or budget (names the key), or only damaged
+            checkpoints.
     """
-    checkpoint, trainer = run.folder / CHECKPOINT_NAME, run.config.trainer
-    if not checkpoint.is_file():
+    trainer = run.config.trainer
+    if not list_checkpoints(run.folder):
         return False
-    state = load_checkpoint(checkpoint, stage="restorer")
+    checkpoint, state = read_newest(run.folder, stage="restorer")
     refuse_changes(state["config"], run.config, checkpoint)
     for key in ("max_steps", "max_minutes"):
         before, now = state["config"]["trainer"][key], getattr(trainer, key)
@@ -108,9 +112,7 @@ def train(run: Run) -> None:
         ChildProcessError: if the training failed; it has said why.
         KeyboardInterrupt: if it was stopped before its end.
     """
-    is_begun = (run.folder / CHECKPOINT_NAME).is_file()
-    command = [sys.executable, "train_restorer.py", *run.arguments, *["--resume"] * is_begun]
-    with subprocess.Popen(command) as child:
+    with subprocess.Popen([sys.executable, "train_restorer.py", *run.arguments]) as child:
         # The terminal sends Ctrl-C to the child as well; SIGTERM reaches this process alone.
         previous = [
             (number, signal.signal(number, handler))
@@ -124,10 +126,10 @@ def train(run: Run) -> None:
         finally:
             for number, handler in previous:
                 signal.signal(number, handler)
+    if status in STOPPED:
+        raise KeyboardInterrupt
     if status:
         raise ChildProcessError(f"the training in {run.folder} failed (exit status {status}); its message is above")
-    if not is_over(run):
-        raise KeyboardInterrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

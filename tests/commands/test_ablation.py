@@ -10,7 +10,7 @@ import torch
 from commands import ablation
 from engine.checkpoint import save_checkpoint
 from engine.config import to_dict
-from engine.run import CHECKPOINT_NAME
+from engine.run_folder import checkpoint_name
 from evaluation.scores.ablation import MODELS, WEIGHTS_NAME
 from tests.places import ROOT
 
@@ -29,17 +29,17 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
 
 @pytest.fixture
 def trained(planned: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable:
-    """`trained(*arguments, stop_at=N)`: run the command; the folders that were trained, and how. Run N is stopped."""
+    """`trained(*arguments, stop_at=N)`: run the command; the folders that were trained. Run N is stopped."""
 
-    def run(*arguments: str, stop_at: int | None = None) -> list[tuple[str, bool]]:
-        calls: list[tuple[str, bool]] = []
+    def run(*arguments: str, stop_at: int | None = None) -> list[str]:
+        calls: list[str] = []
 
         class Training:
             def __init__(self, command: list[str]) -> None:
-                others = [word for word in command[2:] if word != "--resume"]
-                config = ablation.parse_config(ablation.RestorerConfig, others)
+                config = ablation.parse_config(ablation.RestorerConfig, command[2:])
+                assert config.trainer.resume == "auto"
                 folder = Path(config.trainer.run_dir)
-                calls.append((str(folder.relative_to(tmp_path)), "--resume" in command))
+                calls.append(str(folder.relative_to(tmp_path)))
                 finish(folder, config, config.trainer.max_steps if len(calls) != stop_at else 1)
 
             def __enter__(self) -> "Training":
@@ -48,7 +48,7 @@ def trained(planned: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
             def __exit__(self, *error: object) -> None: ...
 
             def wait(self) -> int:
-                return 0
+                return 130 if len(calls) == stop_at else 0
 
         monkeypatch.setattr(subprocess, "Popen", Training)
         ablation.main([*arguments, "--output", str(tmp_path)])
@@ -63,7 +63,7 @@ def finish(folder: Path, config: ablation.RestorerConfig, step: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     progress = {"step": step, "elapsed_seconds": 1.0, "validation_seconds": 0.0, "best": 1.0}
     state = {"stage": "restorer", "config": to_dict(config), "progress": progress, "weights": torch.zeros(1)}
-    save_checkpoint(folder / CHECKPOINT_NAME, state)
+    save_checkpoint(folder / checkpoint_name(step), state)
     if step == config.trainer.max_steps:
         (folder / WEIGHTS_NAME).touch()
 
@@ -98,9 +98,7 @@ def test_runs_that_are_over_are_left_alone_and_a_stopped_one_goes_on(
     with pytest.raises(SystemExit, match="stopped and saved; the same command goes on from there"):
         trained(*arguments, stop_at=2)
     capsys.readouterr()
-    assert trained(*arguments) == [
-        ("fast_tiny/model_4/seed_0", True), ("fast_tiny/ours/seed_1", False), ("fast_tiny/model_4/seed_1", False)
-    ]  # fmt: skip
+    assert trained(*arguments) == ["fast_tiny/model_4/seed_0", "fast_tiny/ours/seed_1", "fast_tiny/model_4/seed_1"]
     assert "ours/seed_0: is over" in capsys.readouterr().out
     assert trained(*arguments) == []
     assert trained(*arguments, "--trainer.device", "cpu") == []  # where it runs may change
