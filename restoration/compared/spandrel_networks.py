@@ -50,7 +50,7 @@ def open_spandrel(file: WeightFile) -> SpandrelNetwork | None:
     from spandrel import MAIN_REGISTRY, ImageModelDescriptor, canonicalize_state_dict
 
     try:
-        tensors = canonicalize_state_dict(dict(file.content))
+        tensors = dict(canonicalize_state_dict(dict(file.content)))  # a copy: spandrel removes tensors
         found = next((one for one in MAIN_REGISTRY.architectures("detection") if one.detect(tensors)), None)
     except _DAMAGED:
         return None
