@@ -47,9 +47,9 @@ class UNet(Restorer):
         pairs = list(zip(outer, widths[1:], strict=True))
         self.head = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList(_blocks(width, blocks) for width in outer)
-        self.halve = nn.ModuleList(nn.Conv2d(width, below, 2, stride=2) for width, below in pairs)
+        self.shrink = nn.ModuleList(nn.Conv2d(width, below, 2, stride=2) for width, below in pairs)
         self.bottom = _blocks(inner, blocks)
-        self.double = nn.ModuleList(nn.ConvTranspose2d(below, width, 2, stride=2) for width, below in pairs)
+        self.enlarge = nn.ModuleList(nn.ConvTranspose2d(below, width, 2, stride=2) for width, below in pairs)
         self.up = nn.ModuleList(_blocks(width, blocks) for width in outer)
         self.tail = nn.Conv2d(widths[0], channels, 3, padding=1)
         # Training starts from the identity: the first residual is zero.
@@ -58,12 +58,12 @@ class UNet(Restorer):
 
     def restored(self, padded: Tensor) -> Tensor:
         trunk, skips = self.head(padded), []
-        for blocks, halve in zip(self.down, self.halve, strict=True):
+        for blocks, shrink in zip(self.down, self.shrink, strict=True):
             skips.append(blocks(trunk))
-            trunk = halve(skips[-1])
+            trunk = shrink(skips[-1])
         trunk = self.bottom(trunk)
-        for blocks, double, skip in zip(reversed(self.up), reversed(self.double), reversed(skips), strict=True):
-            trunk = blocks(double(trunk) + skip)
+        for blocks, enlarge, skip in zip(reversed(self.up), reversed(self.enlarge), reversed(skips), strict=True):
+            trunk = blocks(enlarge(trunk) + skip)
         return padded + self.tail(trunk)
 
 

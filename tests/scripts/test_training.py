@@ -414,6 +414,40 @@ def test_a_validation_image_that_cannot_be_measured_is_named_at_once(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("arcnn", {"widths": [4, 4, 4]}),
+        ("dncnn", {"depth": 3, "width": 4}),
+        ("rnan", {"width": 4, "groups": 2}),
+        ("rdn", {"width": 4, "growth": 4, "blocks": 1, "layers": 1}),
+        ("unet", {"widths": [4, 6], "blocks": 1}),
+    ],
+)
+def test_a_network_without_an_encoder_is_trained_and_goes_on_from_its_weights(
+    name: str, options: dict, settings: Callable, script: Callable, tmp_path: Path
+) -> None:
+    changed = settings("restorer", max_steps=2) | {"network": {"name": name, name: options}}
+    changed["validation"]["crop_size_px"] = 24
+    del changed["encoder"]
+    assert script("restorer", changed)[0] == 0
+    first = tmp_path / "run" / "restorer.safetensors"
+    network = load_restorer(first)
+    assert network.encoder is None and not any("encoder" in key for key in network.state_dict())
+    still = ["--optim.lr=1e-20", f"--initial_weights={first}", f"--trainer.run_dir={tmp_path / 'on'}"]
+    assert script("restorer", changed, *still)[0] == 0
+    on = load_restorer(tmp_path / "on" / "restorer.safetensors").state_dict()
+    torch.testing.assert_close(on, network.state_dict(), rtol=0, atol=1e-12)
+
+
+def test_an_encoder_is_asked_for_or_refused_by_what_the_network_takes(settings: Callable, script: Callable) -> None:
+    changed = settings("restorer")
+    del changed["encoder"]
+    assert_refused(script("restorer", changed), "restorer", "encoder is required: the network 'fast' is built around")
+    given = ["--network.name=dncnn", "--train_encoder=true"]
+    assert_refused(script("restorer", changed, *given), "restorer", "the network 'dncnn' takes no encoder")
+
+
 def test_the_guide_may_be_a_published_encoder_or_a_restorers_own(
     settings: Callable, script: Callable, tmp_path: Path
 ) -> None:
