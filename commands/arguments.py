@@ -26,6 +26,13 @@ def add_set_options(
     parser: argparse.ArgumentParser, *, qualities: Sequence[int] = (10, 20, 30, 40), required: bool = True
 ) -> None:
     """Options of the subcommands that measure on sets of images. `qualities` are used if none are given."""
+    add_sets_option(parser, required=required)
+    add_quality_option(parser, qualities)
+    parser.add_argument("--channels", choices=COLOR_MODES, default="gray", help="luma or RGB (default: %(default)s)")
+
+
+def add_sets_option(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """The option that names sets of images."""
     known = measured_folders()
     choosing = ", ".join(name for name, (_, folder) in known.items() if folder.use == "choosing")
     parser.add_argument(
@@ -36,6 +43,10 @@ def add_set_options(
         help=f"any of {', '.join(known)} (under --data-root; {choosing} is for choosing between networks, so never "
         "report its scores), or a path to any folder of images",
     )
+
+
+def add_quality_option(parser: argparse.ArgumentParser, qualities: Sequence[int]) -> None:
+    """The option that names JPEG qualities. `qualities` are used if none are given."""
     listed = " ".join(map(str, qualities))
     parser.add_argument(
         "--quality",
@@ -45,7 +56,6 @@ def add_set_options(
         metavar="Q",
         help=f"JPEG qualities within 1..100, or ranges such as 10..45:5 (default: {listed})",
     )
-    parser.add_argument("--channels", choices=COLOR_MODES, default="gray", help="luma or RGB (default: %(default)s)")
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:

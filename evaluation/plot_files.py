@@ -1,5 +1,6 @@
 """The style of all figures, and how they are written to files."""
 
+import io
 from pathlib import Path
 
 import matplotlib
@@ -39,8 +40,16 @@ def save_figure(figure: Figure, stem: str | Path, *, dots_per_inch: int | None =
     paths = []
     for suffix in FORMATS:
         path = Path(f"{stem}.{suffix}")
-        with written_whole(path) as working, matplotlib.rc_context(STYLE):
-            dots = dots_per_inch or DOTS_PER_INCH
-            figure.savefig(working, format=suffix, dpi=dots, metadata=_NO_DATE.get(suffix))
+        with written_whole(path) as working:
+            working.write_bytes(figure_bytes(figure, suffix, dots_per_inch=dots_per_inch))
         paths.append(path)
     return paths
+
+
+def figure_bytes(figure: Figure, suffix: str, *, dots_per_inch: int | None = None) -> bytes:
+    """The content of a figure's file. `suffix` is one of `FORMATS`; `dots_per_inch` as in `save_figure`."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        dots = dots_per_inch or DOTS_PER_INCH
+        figure.savefig(buffer, format=suffix, dpi=dots, metadata=_NO_DATE.get(suffix))
+    return buffer.getvalue()
