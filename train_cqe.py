@@ -51,7 +51,8 @@ def run(config: CqeConfig, process: Process) -> dict[str, float]:
         stores = open_training_stores(config.data, data_root(config.data.root))
         crops = validation_crops(config)
     dataset = ContrastivePatches(stores, config.data, config.pairs, seed=config.trainer.seed)
-    stage = EncoderStage(config, crops, probe_photos(stores, config.validation.num_probe_images))
+    photos = probe_photos(stores, config.validation.num_probe_images)
+    stage = EncoderStage(config, crops, photos, is_resumed=checkpoint is not None)
     return train_on(stage, dataset, config=config, process=process, checkpoint=checkpoint)
 
 
@@ -64,13 +65,18 @@ class EncoderStage(Stage):
     eager_because = "the forward pass moves the key encoder and the queue, and gathers keys of all processes"
 
     def __init__(
-        self, config: CqeConfig, crops: tuple[Tensor, Tensor, Tensor], probe_photos: Sequence[np.ndarray]
+        self,
+        config: CqeConfig,
+        crops: tuple[Tensor, Tensor, Tensor],
+        probe_photos: Sequence[np.ndarray],
+        *,
+        is_resumed: bool = False,  # all weights then come from the checkpoint
     ) -> None:
         self.config = config
         encoder = QualityEncoder(
             config.data.channels, width=config.encoder.width, remove_local_mean=config.encoder.remove_local_mean
         )
-        if config.initial_weights:
+        if config.initial_weights and not is_resumed:
             trained = load_encoder(config.initial_weights, channels=config.data.channels)
             check_architecture(encoder, trained, config.initial_weights)
             load_exactly(encoder, trained.state_dict(), config.initial_weights)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cqe.encoder import QualityEncoder
 from cqe.quality import QualityProbe
-from cqe.weights import build_encoder, check_channels, encoder_architecture
+from cqe.weights import build_encoder, encoder_architecture
 from data.color import luma, to_image, to_tensor
 from data.config import data_root, expand_qualities
 from data.jpeg import jpeg_roundtrip
@@ -29,49 +29,33 @@ from evaluation.scores.metrics import MIN_SIDE_PX, means, score
 from restoration.config import RestorerConfig
 from restoration.networks import build_restorer
 from restoration.objective import RestorationObjective
+from restoration.start import open_start
 from restoration.warm_start import start_from
-from restoration.weights import Weights, open_weights, save_restorer
+from restoration.weights import save_restorer
 
 
 def run(config: RestorerConfig, process: Process) -> dict[str, float]:
     """Train the network; returns the last validation's metrics."""
     checkpoint = find_checkpoint(config, stage=RestorerStage.name)  # before any image is packed
     check_validation_crops(config.validation.crop_size_px)
-    trained = open_weights(config.initial_weights, needs="network") if config.initial_weights else None
-    guide = open_guide(config, trained)
+    start = open_start(config, checkpoint)
     torch.manual_seed(config.trainer.seed)
     if config.trainer.dry_run:
         num_images = len(list_training_images(config.data, data_root(config.data.root)))
-        stage = RestorerStage(config, guide.encoder, guide.probe, [])
+        stage = RestorerStage(config, start.encoder, start.probe, [])
         pixels = config.data.patch_size_px**2
         return plan_on(stage, num_images, pixels_per_image=pixels, config=config, process=process)
     with main_first(process):
         stores = open_training_stores(config.data, data_root(config.data.root))
         validation_images = open_validation_images(config)
     dataset = RestorationPatches(stores, config.data, config.histories, seed=config.trainer.seed)
-    encoder, probe = (guide.encoder, guide.probe) if guide else (None, None)
+    encoder, probe = start.encoder, start.probe
     if config.train_encoder:
         encoder, probe = build_encoder(encoder_architecture(encoder)), None
     stage = RestorerStage(config, encoder, probe, validation_images)
-    if trained:
-        start_from(stage.kept, trained.network, config.initial_weights)
+    if start.network:
+        start_from(stage.kept, start.network, config.initial_weights)
     return train_on(stage, dataset, config=config, process=process, checkpoint=checkpoint)
-
-
-def open_guide(config: RestorerConfig, trained: Weights | None) -> Weights | None:
-    """The weights with the encoder that guides the network; None if the network takes none.
-
-    Raises:
-        FileNotFoundError, ValueError: as `open_weights`; and if the encoder is for other image channels.
-    """
-    if not config.network.takes_encoder:
-        return None
-    # Trained weights bring the encoder they were trained with, but a luma encoder cannot read RGB.
-    if trained is not None and trained.network.channels == config.data.channels and trained.encoder is not None:
-        return trained
-    opened = open_weights(config.encoder, needs="encoder")
-    check_channels(opened.encoder, config.data.channels, opened.path)
-    return opened
 
 
 class RestorerStage(Stage):
@@ -126,10 +110,24 @@ class RestorerStage(Stage):
         return means(scores) | by_quality
 
     def publish(self, kept: nn.Module, path: Path) -> None:
-        # A resumed run has the checkpoint's encoder; the encoder's file may have changed since.
-        encoder = {} if kept.encoder is None else kept.encoder.network.state_dict()
+        save_restorer(kept, self.config.network, path, probe=self._own_probe())
+
+    def context(self) -> dict:
+        encoder, probe = self.kept.encoder, self._own_probe()
+        return {
+            "encoder": encoder and encoder_architecture(encoder.network),
+            "probe": probe and dict(probe.state_dict()),
+        }
+
+    def _own_probe(self) -> QualityProbe | None:
+        """The probe, if it belongs to the network's encoder.
+
+        A run that goes on from an older version's checkpoint has that checkpoint's encoder, but the probe of the
+        encoder's file, which may have changed since.
+        """
+        encoder = {} if self.kept.encoder is None else self.kept.encoder.network.state_dict()
         fits = all(torch.equal(tensor.cpu(), self.probe_of[name].cpu()) for name, tensor in encoder.items())
-        save_restorer(kept, self.config.network, path, probe=self.probe if fits else None)
+        return self.probe if fits else None
 
 
 def check_validation_crops(crop_size_px: int | None) -> None:

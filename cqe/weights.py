@@ -67,9 +67,14 @@ def probe_in(file: WeightFile) -> QualityProbe | None:
     stored = {name.removeprefix(_PROBE): tensor for name, tensor in file.content.items() if name.startswith(_PROBE)}
     if not stored:
         return None
-    with describing(file.path):
-        probe = QualityProbe(len(stored["mean"]))
-    load_exactly(probe, stored, file.path)
+    return build_probe(stored, file.path)
+
+
+def build_probe(tensors: Mapping[str, Tensor], path: str | Path) -> QualityProbe:
+    """The probe with these tensors, which come from the file `path`. Raises ValueError if they are not a probe's."""
+    with describing(path):
+        probe = QualityProbe(len(tensors["mean"]))
+    load_exactly(probe, tensors, path)
     return probe
 
 

@@ -30,11 +30,15 @@ class CompiledOrEager(nn.Module):
 
     The first call tries a forward and a backward pass, and leaves no gradient and no changed buffer behind. An error in
     the training step itself would come too late: DistributedDataParallel cannot undo a backward pass that it has begun.
+
+    Attributes:
+        compile_seconds: how long compiling took; 0 before the first call.
     """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
+        self.compile_seconds = 0.0
         self._call = None
 
     @property
@@ -66,6 +70,7 @@ class CompiledOrEager(nn.Module):
             logger.info("compiled in %.0f s", time.perf_counter() - started)
             return True
         finally:
+            self.compile_seconds = time.perf_counter() - started
             with torch.no_grad():
                 for buffer, value in zip(buffers, before, strict=True):
                     buffer.copy_(value)

@@ -88,7 +88,7 @@ class TrainerConfig:
             decides.
         max_minutes: end within this time; the schedule is fitted to it. It is time on the clock. Validations count, and
             the last one is expected to take as long as the longest before it. All parts of a resumed run count. The
-            start before the first step and the packing of images do not count. null: no time limit.
+            start before the first step, packing images and compiling do not count. null: no time limit.
         seed: of weights and samples.
         device: "auto" (CUDA where there is one), "cuda" or "cpu".
         precision: "bfloat16" (autocast), "float32", or "auto": bfloat16 where the device has instructions for it.

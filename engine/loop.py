@@ -92,7 +92,7 @@ class Training:
         decay = self.optim.ema_decay
         self.average = ExponentialMovingAverage(stage.kept, decay=decay) if decay else None
         self.progress = Progress()
-        self.state = TrainingState(stage.name, stage.module, self.optimizer, self.average, self.progress)
+        self.state = TrainingState(stage, self.optimizer, self.average, self.progress)
         self.trainable = [parameter for parameter in stage.module.parameters() if parameter.requires_grad]
 
     def run(self, loader: Iterable[Mapping[str, Tensor]], log: RunLog) -> dict[str, float]:
@@ -144,6 +144,7 @@ class Training:
         """The stage's module as it is called: compiled and distributed, where the config and the launcher say so."""
         # Compiled inside DDP: the graph is whole, and if compiling fails, that is settled before ranks wait for others.
         model = compiled(self.stage.module, False if self.stage.eager_because else self.trainer.compile, self.device)
+        self.compile_seconds = lambda: getattr(model, "compile_seconds", 0.0)
         if self.process.world_size == 1:
             return model
         # Buffers need no broadcast: the ranks' queues are equal by construction, and only rank 0's statistics are kept.
@@ -229,7 +230,7 @@ class Training:
         self._started_at = time.perf_counter() - self.progress.elapsed_seconds
 
     def _look_at_clock(self) -> float:
-        self.progress.elapsed_seconds = time.perf_counter() - self._started_at
+        self.progress.elapsed_seconds = time.perf_counter() - self._started_at - self.compile_seconds()
         return self.progress.elapsed_seconds
 
     def _summarize(self, end: str) -> None:

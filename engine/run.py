@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from common.machine import device_name
 from engine.config import defaults, to_dict
 from engine.ema import ExponentialMovingAverage
 from engine.run_folder import check_run_dir, list_checkpoints, read_newest
+from engine.stage import Stage
 
 # What may change when a run is resumed: where files are, how often they are written, how long the run is. All else must
 # stay, or the run would not be the one that its config describes.
@@ -93,8 +93,7 @@ class Progress:
 class TrainingState:
     """All that changes while a stage trains, and so all that a checkpoint must hold."""
 
-    stage_name: str
-    module: nn.Module
+    stage: Stage
     optimizer: torch.optim.Optimizer
     average: ExponentialMovingAverage | None
     progress: Progress
@@ -102,11 +101,12 @@ class TrainingState:
     def to_checkpoint(self, config: Any) -> dict:
         """Tensors and plain containers. The config is compared when the run is resumed."""
         return {
-            "stage": self.stage_name,
+            "stage": self.stage.name,
+            "context": self.stage.context(),
             "config": to_dict(config),
             "progress": vars(self.progress),
             "device": device_name(self.device),
-            "module": self.module.state_dict(),
+            "module": self.stage.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average else None,
             "torch_rng": torch.get_rng_state(),
@@ -120,7 +120,7 @@ class TrainingState:
         """
         state = checkpoint.state
         try:
-            self.module.load_state_dict(state["module"])
+            self.stage.module.load_state_dict(state["module"])
             for group in state["optimizer"]["param_groups"]:
                 if not group.get("is_muon"):
                     group["fused"] = True  # as `build_optimizer` has it; older files may say otherwise
@@ -142,7 +142,7 @@ class TrainingState:
 
     @property
     def device(self) -> torch.device:
-        return next(self.module.parameters()).device
+        return next(self.stage.module.parameters()).device
 
 
 def refuse_changes(saved: dict, config: Any, path: Path) -> list[str]:

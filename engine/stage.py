@@ -38,6 +38,10 @@ class Stage(ABC):
     weights_name: str
     eager_because: str = ""
 
+    def context(self) -> dict:
+        """What a resumed run builds this stage from, besides the config: plain containers and tensors, for checkpoints."""
+        return {}
+
     @abstractmethod
     def inputs(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """The arguments of `module`, from a batch on the device."""
