@@ -25,7 +25,7 @@ from data.config import data_root, expand_qualities
 from data.pairs import ContrastivePatches
 from data.patches import list_training_images, open_training_stores, open_validation_store
 from data.store import PixelStore
-from engine.distributed import Process, gather_rows, main_first
+from engine.distributed import Process, gather_rows
 from engine.run import find_checkpoint
 from engine.run_log import RunLog
 from engine.script import plan_on, run_script, train_on
@@ -47,9 +47,8 @@ def run(config: CqeConfig, process: Process) -> dict[str, float]:
         stage = EncoderStage(config, crops=(), probe_photos=())
         pixels = 2 * config.pairs.qualities_per_image * config.data.patch_size_px**2
         return plan_on(stage, num_images, pixels_per_image=pixels, config=config, process=process)
-    with main_first(process):
-        stores = open_training_stores(config.data, data_root(config.data.root))
-        crops = validation_crops(config)
+    stores = open_training_stores(config.data, data_root(config.data.root))
+    crops = validation_crops(config)
     dataset = ContrastivePatches(stores, config.data, config.pairs, seed=config.trainer.seed)
     photos = probe_photos(stores, config.validation.num_probe_images)
     stage = EncoderStage(config, crops, photos, is_resumed=checkpoint is not None)
@@ -153,7 +152,9 @@ def validation_crops(config: CqeConfig) -> tuple[Tensor, Tensor, Tensor]:
 
 def probe_photos(stores: Sequence[PixelStore], num_images: int) -> list[np.ndarray]:
     """Top left corners of training images, evenly spread over all stores, as views of the packed pixels."""
-    places = [(store, index) for store in stores for index in range(len(store))]
+    places = [
+        (store, index) for store in stores for index, name in enumerate(store.names) if name not in store.unreadable
+    ]
     chosen = np.linspace(0, len(places) - 1, min(num_images, len(places))).astype(int)
     photos = [store[index][:PROBE_PHOTO_PX, :PROBE_PHOTO_PX] for store, index in (places[place] for place in chosen)]
     if len(photos) < 2:

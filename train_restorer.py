@@ -20,7 +20,7 @@ from data.color import luma, to_image, to_tensor
 from data.config import data_root, expand_qualities
 from data.jpeg import jpeg_roundtrip
 from data.patches import RestorationPatches, list_training_images, open_training_stores, open_validation_store
-from engine.distributed import Process, main_first
+from engine.distributed import Process
 from engine.run import find_checkpoint
 from engine.run_log import RunLog
 from engine.script import plan_on, run_script, train_on
@@ -45,9 +45,8 @@ def run(config: RestorerConfig, process: Process) -> dict[str, float]:
         stage = RestorerStage(config, start.encoder, start.probe, [])
         pixels = config.data.patch_size_px**2
         return plan_on(stage, num_images, pixels_per_image=pixels, config=config, process=process)
-    with main_first(process):
-        stores = open_training_stores(config.data, data_root(config.data.root))
-        validation_images = open_validation_images(config)
+    stores = open_training_stores(config.data, data_root(config.data.root))
+    validation_images = open_validation_images(config)
     dataset = RestorationPatches(stores, config.data, config.histories, seed=config.trainer.seed)
     encoder, probe = start.encoder, start.probe
     if config.train_encoder:

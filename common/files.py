@@ -70,10 +70,12 @@ def full_disk_named(path: str | Path) -> Iterator[None]:
         path = Path(path).absolute()
         folder = next(place for place in (path, *path.parents) if place.is_dir())
         usage = shutil.disk_usage(folder)
-        raise OSError(
+        named = OSError(
             f"{path} was not written: {os.strerror(error.errno)} ({usage.free / 1e6:.1f} MB of {usage.total / 1e6:.0f} "
             f"MB are free in {folder}); make room there, or choose another folder"
-        ) from error
+        )
+        named.errno = error.errno
+        raise named from error
 
 
 def remove_partly_written(folder: str | Path) -> None:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 DATA_ROOT_VARIABLE = "DATA_ROOT"
 DEFAULT_PACK_DIR = "runs/packed"
@@ -34,6 +35,8 @@ class DataConfig:
         batch_size: images of one step, over all processes together. Stage 2 cuts one patch of each image, stage 1 one
             pair for each of its `pairs.qualities_per_image`.
         num_workers: loader processes per training process; 0 loads in the training process itself.
+        on_error: what an image of `train` that cannot be read does: "raise" ends the training and names it; "skip"
+            says so once and puts the next image in its place, so all other samples stay as they are.
     """
 
     root: str = ""
@@ -47,6 +50,7 @@ class DataConfig:
     full_range_share: float = 0.0
     batch_size: int = 8
     num_workers: int = 4
+    on_error: Literal["raise", "skip"] = "raise"
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):

@@ -3,8 +3,10 @@
 A sample depends on (seed, epoch, index) alone. So workers, ranks and restarts do not change the stream of samples.
 """
 
+import logging
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,9 @@ from data.jpeg import COLOR_UNIT_PX, LUMA_UNIT_PX, Box
 from data.quantization import foreign_tables
 from data.recompression import Coding, coded_part
 from data.splits import refuse_other_split
-from data.store import PixelStore, open_store
+from data.store import BrokenImage, PixelStore, open_store
+
+logger = logging.getLogger(__name__)
 
 
 class Patches(Dataset):
@@ -41,9 +45,11 @@ class Patches(Dataset):
         self.seed = seed
         self.qualities = expand_qualities(config.qualities)
         self._order: tuple[int | None, np.ndarray] = (None, np.empty(0, np.int64))
+        # Which images were said to be broken. All workers share it.
+        self._is_reported = torch.zeros(len(self.images), dtype=torch.bool).share_memory_()
         for store in stores:
             for name, shape in zip(store.names, store.shapes, strict=True):
-                if min(shape) < config.patch_size_px:
+                if name not in store.unreadable and min(shape) < config.patch_size_px:
                     raise ValueError(
                         f"{name} is {shape[1]}x{shape[0]} pixels, smaller than the patch: "
                         f"lower data.patch_size_px ({config.patch_size_px}) or take the image out"
@@ -52,12 +58,32 @@ class Patches(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
+    def file_of(self, position: tuple[int, int]) -> str:
+        """The set and file name of the image that a sample (epoch, index) is cut from."""
+        epoch, index = position
+        store, image_index = self.images[self._order_of(epoch)[index]]
+        return store.file_of(image_index)
+
     def _start(self, epoch: int, index: int) -> tuple[SymmetryView, int, np.random.Generator]:
         """The sample's image (one symmetry of it), its quality, and its random generator."""
         rng = np.random.default_rng([self.seed, epoch, index])
-        store, image_index = self.images[self._order_of(epoch)[index]]
-        image = SymmetryView(np.asarray(store[image_index]), int(rng.integers(NUM_SYMMETRIES)))
+        whole = self._image(int(self._order_of(epoch)[index]))
+        image = SymmetryView(np.asarray(whole), int(rng.integers(NUM_SYMMETRIES)))
         return image, self._draw(self.qualities, rng), rng
+
+    def _image(self, number: int) -> np.ndarray:
+        """An image by its number; if it is broken and may be skipped, the next that is not."""
+        for candidate in chain(range(number, len(self.images)), range(number)):
+            store, index = self.images[candidate]
+            try:
+                return store[index]
+            except BrokenImage as error:
+                if self.config.on_error == "raise":
+                    raise ValueError(f"{error}, or set data.on_error to skip") from error
+                if not self._is_reported[candidate]:
+                    self._is_reported[candidate] = True
+                    logger.warning("left out of the training: %s", error)
+        raise ValueError("data.train holds no image that can be read")
 
     def _order_of(self, epoch: int) -> np.ndarray:
         """The order of an epoch's images. It is kept until another epoch comes: shuffling takes as long as a crop."""
@@ -169,7 +195,8 @@ def open_training_stores(config: DataConfig, root: Path) -> list[PixelStore]:
         FileNotFoundError, ValueError: as `list_training_images`; ValueError also if an image is broken.
     """
     list_training_images(config, root)
-    return [open_store(root / folder, config.pack_dir) for folder in config.train]
+    skips = config.on_error == "skip"
+    return [open_store(root / folder, config.pack_dir, skips_unreadable=skips) for folder in config.train]
 
 
 def list_training_images(config: DataConfig, root: Path) -> list[Path]:

@@ -84,16 +84,6 @@ def largest_over_ranks(*values: float) -> list[float]:
     return largest.tolist()
 
 
-@contextmanager
-def main_first(process: Process) -> Iterator[None]:
-    """Rank 0 runs the block first, the others after it. So rank 0 writes files (packed images) that they only read."""
-    if not process.is_main:
-        wait_for_all()
-    yield
-    if process.is_main:
-        wait_for_all()
-
-
 def wait_for_all() -> None:
     """Wait until every rank has reached this call."""
     if dist.is_initialized():

@@ -1,7 +1,7 @@
 """Stops a training at the first loss or gradient that is not finite, without making the host wait for the GPU."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,11 +20,15 @@ class FiniteGuard:
     Args:
         device: where the numbers are.
         is_late: read a step's numbers with the next step; otherwise at once.
+
+    Attributes:
+        files_of: step -> the images of its samples, for the message.
     """
 
     def __init__(self, device: torch.device, *, is_late: bool) -> None:
         self.found_inf = torch.zeros((), device=device)
         self.is_late = is_late
+        self.files_of: Callable[[int], Sequence[str]] = lambda step: ()
         self._unread: _Report | None = None
 
     def watch(self, values: Mapping[str, Tensor], step: int) -> None:
@@ -33,7 +37,7 @@ class FiniteGuard:
         torch.maximum(self.found_inf, (~numbers.isfinite()).any().float(), out=self.found_inf)
         earlier, self._unread = self._unread, _Report(step, tuple(values), *_sent_to_host(numbers))
         if earlier:
-            earlier.check()
+            earlier.check(self.files_of)
         if not self.is_late:
             self.settle()
 
@@ -41,10 +45,10 @@ class FiniteGuard:
         """Read what is still unread. Call it before anything is logged, validated or saved.
 
         Raises:
-            FloatingPointError: if a number was not finite; names step and term.
+            FloatingPointError: if a number was not finite; names step, term and images.
         """
         if self._unread:
-            self._unread.check()
+            self._unread.check(self.files_of)
             self._unread = None
 
 
@@ -55,13 +59,14 @@ class _Report:
     numbers: Tensor
     wait: Callable[[], None]
 
-    def check(self) -> None:
+    def check(self, files_of: Callable[[int], Sequence[str]]) -> None:
         self.wait()
         for name, number in zip(self.names, self.numbers.tolist(), strict=True):
             if not math.isfinite(number):
                 raise FloatingPointError(
                     f"{name} is {number} at step {self.step}: stopped before the update, the last checkpoint "
                     f"is unharmed; lower optim.lr, set optim.grad_clip_norm, or use trainer.precision float32"
+                    + (f"; images of this step: {', '.join(files)}" if (files := files_of(self.step)) else "")
                 )
 
 

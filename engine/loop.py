@@ -3,7 +3,7 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
@@ -39,6 +39,7 @@ def train(
     config: RunConfig,
     process: Process,
     checkpoint: Checkpoint | None,
+    files_of: Callable[[int], Sequence[str]] = lambda step: (),
 ) -> dict[str, float]:
     """Train a stage to the end of its schedule; returns the last validation's metrics.
 
@@ -52,14 +53,16 @@ def train(
         config: the whole configuration; it is saved with the run and in its checkpoints.
         process: this process.
         checkpoint: what `find_checkpoint` found; the run goes on from it. None: it starts from the beginning.
+        files_of: step -> the images that this rank's samples of it are cut from, for error messages.
 
     Raises:
-        FloatingPointError: if a loss or gradient is not finite, before the update; names step and term.
+        FloatingPointError: if a loss or gradient is not finite, before the update; names step, term and images.
         ChildProcessError: if a worker of the loader was killed.
         Stopped: if a signal stopped the run before its end; everything is saved.
     """
     num_steps = config.trainer.max_steps or config.trainer.epochs * steps_per_epoch
     training = Training(stage, num_steps=num_steps, batch_size=batch_size, config=config, process=process)
+    training.guard.files_of = files_of
     if checkpoint:
         training.state.resume(checkpoint)
     loader = make_loader(training.progress.step, num_steps)
@@ -144,7 +147,7 @@ class Training:
         """The stage's module as it is called: compiled and distributed, where the config and the launcher say so."""
         # Compiled inside DDP: the graph is whole, and if compiling fails, that is settled before ranks wait for others.
         model = compiled(self.stage.module, False if self.stage.eager_because else self.trainer.compile, self.device)
-        self.compile_seconds = lambda: getattr(model, "compile_seconds", 0.0)
+        self.step_module = model
         if self.process.world_size == 1:
             return model
         # Buffers need no broadcast: the ranks' queues are equal by construction, and only rank 0's statistics are kept.
@@ -230,7 +233,8 @@ class Training:
         self._started_at = time.perf_counter() - self.progress.elapsed_seconds
 
     def _look_at_clock(self) -> float:
-        self.progress.elapsed_seconds = time.perf_counter() - self._started_at - self.compile_seconds()
+        seconds_compiling = getattr(self.step_module, "compile_seconds", 0.0)
+        self.progress.elapsed_seconds = time.perf_counter() - self._started_at - seconds_compiling
         return self.progress.elapsed_seconds
 
     def _summarize(self, end: str) -> None:

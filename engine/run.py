@@ -18,7 +18,7 @@ from engine.stage import Stage
 # stay, or the run would not be the one that its config describes.
 FREE_ON_RESUME = {
     "encoder", "initial_weights",  # the checkpoint holds all weights
-    "data.root", "data.pack_dir", "data.num_workers",
+    "data.root", "data.pack_dir", "data.num_workers", "data.on_error",
     "trainer.run_dir", "trainer.resume", "trainer.dry_run", "trainer.device",
     "trainer.epochs", "trainer.max_steps", "trainer.max_minutes",
     "trainer.log_every_steps", "trainer.validate_every_steps", "trainer.save_every_steps", "trainer.save_every_minutes",

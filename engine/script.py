@@ -4,12 +4,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol, TypeVar
 
-from torch.utils.data import Dataset
-
 from common.errors import user_errors
 from engine.config import parse_config
 from engine.distributed import Process, process_group
-from engine.loader import build_loader, check_batch
+from engine.loader import StepSampler, build_loader, check_batch
 from engine.loop import train
 from engine.plan import plan
 from engine.run import Checkpoint
@@ -24,6 +22,17 @@ class BatchConfig(Protocol):
 
     batch_size: int
     num_workers: int
+
+
+class TrainingSet(Protocol):
+    """A dataset whose samples depend on their positions (epoch, index) alone."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, position: tuple[int, int]) -> dict: ...
+
+    def file_of(self, position: tuple[int, int]) -> str:
+        """Set and file name of the image that a sample is cut from."""
 
 
 class DataRunConfig(RunConfig, Protocol):
@@ -44,9 +53,9 @@ def plan_on(
 
 
 def train_on(
-    stage: Stage, dataset: Dataset, *, config: DataRunConfig, process: Process, checkpoint: Checkpoint | None
+    stage: Stage, dataset: TrainingSet, *, config: DataRunConfig, process: Process, checkpoint: Checkpoint | None
 ) -> dict[str, float]:
-    """Train a stage on a dataset that answers positions (epoch, index); arguments as those of `engine.loop.train`.
+    """Train a stage on a dataset; arguments as those of `engine.loop.train`.
 
     Returns:
         The last validation's metrics; {} on ranks other than 0.
@@ -55,24 +64,28 @@ def train_on(
         ValueError, OSError, FloatingPointError: as `engine.loop.train` and `engine.loader.build_loader`.
     """
     batch_size = config.data.batch_size
+    shares = {"batch_size": batch_size, "rank": process.rank, "world_size": process.world_size}
     make_loader = partial(
         build_loader,
         dataset,
-        batch_size=batch_size,
+        **shares,
         num_workers=config.data.num_workers,
-        rank=process.rank,
-        world_size=process.world_size,
         pin_memory=process.device.type == "cuda",
     )
-    steps_per_epoch = len(dataset) // batch_size
+
+    def files_of(step: int) -> list[str]:
+        (positions,) = StepSampler(len(dataset), first_step=step, last_step=step + 1, **shares)
+        return [dataset.file_of(position) for position in positions]
+
     return train(
         stage,
         make_loader,
-        steps_per_epoch=steps_per_epoch,
+        steps_per_epoch=len(dataset) // batch_size,
         batch_size=batch_size,
         config=config,
         process=process,
         checkpoint=checkpoint,
+        files_of=files_of,
     )
 
 

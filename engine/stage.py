@@ -39,7 +39,7 @@ class Stage(ABC):
     eager_because: str = ""
 
     def context(self) -> dict:
-        """What a resumed run builds this stage from, besides the config: plain containers and tensors, for checkpoints."""
+        """What a resumed run builds this stage from, besides its config. Plain containers and tensors."""
         return {}
 
     @abstractmethod

@@ -1,7 +1,10 @@
 """Stage 2's training set and what stage 1's shares with it: patches of whole coded images, from a position alone."""
 
+import logging
+import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from data.augment import NUM_SYMMETRIES, symmetry
 from data.color import luma
@@ -18,6 +22,7 @@ from data.patches import Patches, RestorationPatches, open_training_stores
 from data.splits import bsds500_stems
 from data.store import PixelStore
 from tests.patches import corners, noise, pack_images, settings, three_images, wholes
+from tests.synthetic import write_pictures
 
 Pack = Callable[..., PixelStore]
 
@@ -225,3 +230,68 @@ def test_training_stores_are_opened_in_the_order_named(tmp_path: Path) -> None:
     assert [store.names for store in open_training_stores(config, tmp_path)] == [["mine.png"], [f"{train_stem}.png"]]
     with pytest.raises(FileNotFoundError, match="div2k does not exist"):
         open_training_stores(settings(train=["div2k"]), tmp_path)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_broken_image_is_replaced_by_the_next_and_nothing_else_changes(
+    tmp_path: Path, num_workers: int, request: pytest.FixtureRequest
+) -> None:
+    log = logging.FileHandler(tmp_path / "log.txt")  # as a training has it; the workers inherit it
+    logging.getLogger().addHandler(log)
+    request.addfinalizer(lambda: logging.getLogger().removeHandler(log))
+    whole = pack_images(tmp_path, *(noise(20, 20, seed=seed) for seed in range(5)))
+    broken = copied_with_zeros(whole, 2, tmp_path)
+    config = settings(on_error="skip")
+    intact, dataset = (RestorationPatches([store], config, seed=1) for store in (whole, broken))
+    positions = [(epoch, index) for epoch in range(4) for index in range(5)]
+    loader = DataLoader(dataset, sampler=positions, batch_size=None, num_workers=num_workers)
+    replaced = 0
+    for position, sample in zip(positions, loader, strict=True):
+        if intact.file_of(position) != "set/2.png":
+            torch.testing.assert_close(sample, intact[position], rtol=0, atol=0)
+        else:
+            replaced += 1
+            assert any(corners(sample["clean"], plane) for plane in wholes([whole[3]], channels=1))
+    assert replaced == 4
+    said = (tmp_path / "log.txt").read_text()
+    assert said.count("left out of the training: the packed pixels of set/2.png have changed") == 1
+
+
+def test_a_broken_image_ends_the_training_if_it_may_not_be_skipped(tmp_path: Path) -> None:
+    dataset = RestorationPatches(
+        [copied_with_zeros(pack_images(tmp_path, *(noise(20, 20, seed=seed) for seed in range(3))), 1, tmp_path)],
+        settings(),
+        seed=1,
+    )
+    for index in range(3):
+        if dataset.file_of((0, index)) == "set/1.png":
+            with pytest.raises(ValueError, match=r"of set/1\.png have changed .* or set data\.on_error to skip$"):
+                dataset[0, index]
+        else:
+            dataset[0, index]
+
+
+def test_a_set_without_any_image_that_can_be_read_is_refused(tmp_path: Path) -> None:
+    store = copied_with_zeros(pack_images(tmp_path, noise(20, 20)), 0, tmp_path)
+    with pytest.raises(ValueError, match=r"data\.train holds no image that can be read"):
+        RestorationPatches([store], settings(on_error="skip"), seed=1)[0, 0]
+
+
+def test_an_unreadable_file_is_left_out_of_a_training_set(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "photos", ["a", "b", "c"])
+    (tmp_path / "photos" / "b.png").write_bytes(b"no image")
+    config = settings(train=["photos"], pack_dir=str(tmp_path / "packed"), on_error="skip")
+    dataset = RestorationPatches(open_training_stores(config, tmp_path), config, seed=1)
+    assert len(dataset) == 3 and len([dataset[0, index] for index in range(3)]) == 3
+    with pytest.raises(ValueError, match=r"b\.png is not an image that can be read"):
+        open_training_stores(replace(config, on_error="raise"), tmp_path)
+
+
+def copied_with_zeros(store: PixelStore, index: int, folder: Path) -> PixelStore:
+    """The pack with the pixels of an image zeroed, as after a power cut; in a folder of the same name."""
+    copy = folder / "damaged" / store.folder.name
+    shutil.copytree(store.folder, copy)
+    with open(copy / "pixels.bin", "r+b") as file:
+        file.seek(store._offsets[index])
+        file.write(bytes(store[index].size))
+    return PixelStore(copy)

@@ -114,7 +114,7 @@ def test_bsds500_from_berkeleys_archive_is_split_and_packed(tmp_path: Path, root
     original = source / "BSR/BSDS500/data/images/test/2018.jpg"
     assert (root / "bsds500/test/2018.jpg").read_bytes() == original.read_bytes()
     assert len(open_store(root / "bsds500/train", packs)) == 200
-    assert len(list(packs.iterdir())) == 1  # it was packed by `prepare`, and is not packed again
+    assert len(list(packs.glob("[!.]*"))) == 1  # it was packed by `prepare`, and is not packed again
 
 
 def test_bsds500_in_one_folder_or_the_wrong_ones_is_split_by_the_file_lists(

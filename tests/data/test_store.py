@@ -1,8 +1,13 @@
 """Packed pixels: decoded once, mapped into memory, packed anew when a file changes, never left half-made."""
 
+import errno
+import json
 import os
 import pickle
+import signal
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +16,7 @@ from PIL import Image
 
 from data import store as packing
 from data.images import read_rgb
-from data.store import PixelStore, open_store
+from data.store import LOCK_NAME, BrokenImage, PixelStore, open_store
 
 SHAPES = {"a.png": (7, 9, 3), "b.png": (4, 4), "c.png": (12, 5, 3)}
 
@@ -34,6 +39,11 @@ def save(path: Path, *shape: int, seed: int = 0) -> np.ndarray:
     image = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
     Image.fromarray(image).save(path)
     return image
+
+
+def content(packs: Path) -> list[str]:
+    """The names in the folder of packs, without the lock."""
+    return [name for name in os.listdir(packs) if name != LOCK_NAME]
 
 
 def assert_holds(store: PixelStore, folder: Path) -> None:
@@ -62,7 +72,7 @@ def test_packing_happens_once(photos: Path, packs: Path, monkeypatch: pytest.Mon
     first = open_store(photos, packs)
     monkeypatch.setattr(packing, "read_rgb", lambda path: pytest.fail(f"{path} was decoded again"))
     assert open_store(photos, packs).folder == first.folder
-    assert [path.name for path in packs.iterdir()] == [first.folder.name]
+    assert content(packs) == [first.folder.name]
 
 
 @pytest.mark.parametrize("change", ["pixels", "time", "added", "removed"])
@@ -96,14 +106,47 @@ def test_a_truncated_image_is_named_and_nothing_is_left(photos: Path, packs: Pat
     (photos / "c.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"c\.png is damaged or cut off"):
         open_store(photos, packs)
-    assert list(packs.iterdir()) == []
+    assert content(packs) == []
     (photos / "c.png").write_bytes(whole)
     assert_holds(open_store(photos, packs), photos)
 
 
-def test_the_first_of_two_packing_at_once_wins_and_both_read_it(
+@pytest.mark.parametrize("end", ["finishes", "is killed"])
+def test_one_process_packs_and_another_waits_for_it(
+    photos: Path, packs: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    started, start = os.pipe()
+
+    def slowly(path: Path) -> np.ndarray:
+        os.write(start, b"x")
+        time.sleep(0.2 if end == "finishes" else 60)
+        return read_rgb(path)
+
+    if (child := os.fork()) == 0:
+        monkeypatch.setattr(packing, "read_rgb", slowly)
+        open_store(photos, packs)
+        os._exit(0)
+    os.read(started, 1)
+    if end == "is killed":
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        assert any(name.startswith(".packing-") for name in os.listdir(packs))  # what it left
+    else:
+        monkeypatch.setattr(packing, "read_rgb", lambda path: pytest.fail(f"{path} was packed twice"))
+    store = open_store(photos, packs)
+    if end == "finishes":
+        assert os.waitpid(child, 0)[1] == 0
+    assert content(packs) == [store.folder.name]
+    monkeypatch.undo()
+    assert_holds(store, photos)
+
+
+def test_where_no_lock_holds_the_first_of_two_wins_and_both_read_it(
     photos: Path, packs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(
+        packing, "_packing_alone", lambda folder: nullcontext(folder.mkdir(parents=True, exist_ok=True))
+    )
     winners = []
 
     def read_while_another_packs(path: Path) -> np.ndarray:
@@ -114,9 +157,56 @@ def test_the_first_of_two_packing_at_once_wins_and_both_read_it(
 
     monkeypatch.setattr(packing, "read_rgb", read_while_another_packs)
     store = open_store(photos, packs)
-    assert [path.name for path in packs.iterdir()] == [winners[0].folder.name]
+    assert content(packs) == [winners[0].folder.name]
     assert_holds(store, photos)
     assert_holds(winners[0], photos)
+
+
+def test_a_full_disk_is_named_and_nothing_is_left(photos: Path, packs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path) -> np.ndarray:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(packing, "read_rgb", full)
+    with pytest.raises(OSError, match=r"photos-\w+ was not written: No space left on device \(.* free in .*packs\)"):
+        open_store(photos, packs)
+    assert content(packs) == []
+
+
+def test_changed_pixels_are_found_where_they_are_read(photos: Path, packs: Path) -> None:
+    store = open_store(photos, packs)
+    with open(store.folder / "pixels.bin", "r+b") as file:
+        file.seek(store._offsets[1] + 5)
+        file.write(b"\0\1\2")
+    assert store[0].size and store[2].size
+    with pytest.raises(
+        BrokenImage,
+        match=rf"packed pixels of photos/b\.png have changed .*; remove .*{store.folder.name}, it is",
+    ):
+        store[1]
+
+
+def test_a_pack_of_an_older_version_is_read_unchecked(photos: Path, packs: Path) -> None:
+    folder = open_store(photos, packs).folder
+    index = json.loads((folder / "index.json").read_text())
+    del index["crc32"], index["unreadable"]
+    (folder / "index.json").write_text(json.dumps(index))
+    assert_holds(open_store(photos, packs), photos)
+
+
+def test_an_unreadable_file_can_be_skipped_and_keeps_its_place(photos: Path, packs: Path) -> None:
+    (photos / "b.png").write_bytes(b"no image")
+    store = open_store(photos, packs, skips_unreadable=True)
+    assert store.names == list(SHAPES) and store.shapes[1] == (0, 0)
+    for index in (0, 2):
+        np.testing.assert_array_equal(store[index], read_rgb(photos / store.names[index]))
+    with pytest.raises(BrokenImage, match=r"b\.png is not an image that can be read; replace or remove the file$"):
+        store[1]
+    with pytest.raises(ValueError, match=r"b\.png is not an image that can be read"):  # the same pack, not skipping
+        open_store(photos, packs)
+    for name in ("a.png", "c.png"):
+        (photos / name).write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"photos holds no image that can be read: .*a\.png is not an image"):
+        open_store(photos, packs, skips_unreadable=True)
 
 
 def test_a_store_goes_to_workers_without_its_pixels(photos: Path, packs: Path) -> None:

@@ -100,3 +100,11 @@ def test_the_optimizer_leaves_all_as_it_is_once_something_was_found(kind: type) 
     with pytest.raises(FloatingPointError):
         step(1.0)
     torch.testing.assert_close(optimizer.state[layer.weight], moments, rtol=0, atol=0)
+
+
+def test_the_message_names_the_images_of_its_step() -> None:
+    guard = FiniteGuard(CPU, is_late=True)
+    guard.files_of = lambda step: [f"set/{step}a.png", f"set/{step}b.png"]
+    guard.watch(values(loss=math.nan), 7)
+    with pytest.raises(FloatingPointError, match=r"at step 7: .*; images of this step: set/7a\.png, set/7b\.png$"):
+        guard.watch(values(), 8)

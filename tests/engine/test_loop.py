@@ -476,6 +476,27 @@ def test_a_step_can_be_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "not compiled: it is too short" in log_of(tmp_path / "refusing")
 
 
+def test_compiling_takes_none_of_the_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr("engine.compiling.time.perf_counter", lambda: clock.seconds)
+
+    def compile_slowly(function: Callable, **options: object) -> Callable:
+        def call(*inputs: Tensor) -> dict[str, Tensor]:
+            clock.seconds += 0 if called else 3600
+            called.append(inputs)
+            return function(*inputs)
+
+        called: list[tuple[Tensor, ...]] = []
+        return call
+
+    monkeypatch.setattr(torch, "compile", compile_slowly)
+    rates = watched_rates(monkeypatch)
+    stage = LineStage()
+    run(tmp_path, stage, Batches(stage, clock=clock), compile=True, max_steps=100, max_minutes=0.1)
+    assert rates == [(0, 0.0), (1, pytest.approx(1 / 3)), (2, pytest.approx(2 / 3))]
+    assert saved(tmp_path)["progress"]["elapsed_seconds"] == 6
+
+
 def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
     run(tmp_path, LineStage())
     before = saved(tmp_path)["module"]

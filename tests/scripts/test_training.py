@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ import train_restorer
 from cqe.encoder import QualityEncoder
 from cqe.quality import QualityProbe
 from cqe.weights import load_encoder, save_encoder
+from data.splits import bsds500_stems
 from engine.config import TrainerConfig
 from engine.run_folder import read_newest
 from restoration.config import RestorerConfig
@@ -133,6 +135,31 @@ def test_a_stopped_and_resumed_training_equals_an_uninterrupted_one(
     assert "module.queue" not in parts and (stage != "cqe" or "queue" in parts["module"])
     assert logged_losses(tmp_path / "parts") == logged_losses(tmp_path / "whole")
     assert sorted(logged_losses(tmp_path / "whole")) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_goes_on_without_the_files_that_it_began_with(
+    settings: Callable, script: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The encoder's file, with its probe, for stage 2; trained weights for both stages."""
+    encoder = tmp_path / "guide.safetensors"
+    save_encoder(QualityEncoder(1, width=8, remove_local_mean=True), encoder, QualityProbe(32))
+    whole = script("restorer", settings("restorer", run="whole") | {"encoder": str(encoder)})
+    assert whole[0] == 0, whole
+    trained = tmp_path / "whole" / "restorer.safetensors"
+    begun = [
+        ("restorer", settings("restorer", run="parts") | {"encoder": str(encoder)}),
+        ("restorer", settings("restorer", run="warm") | {"encoder": "", "initial_weights": str(trained)}),
+        ("cqe", settings("cqe", run="cqe") | {"initial_weights": str(encoder)}),
+    ]
+    with monkeypatch.context() as context:
+        stop_at(3, context)
+        assert [script(stage, given)[0] for stage, given in begun] == [143, 143, 143]
+    encoder.unlink()
+    trained = trained.rename(tmp_path / "whole.safetensors")
+    assert [script(stage, given, "--resume")[0] for stage, given in begun] == [0, 0, 0]
+    parts = tmp_path / "parts" / "restorer.safetensors"
+    assert trained.read_bytes() == parts.read_bytes()  # weights, encoder and probe
+    assert open_weights(parts).probe is not None
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -255,6 +282,10 @@ def test_a_loss_that_is_not_finite_ends_with_status_2_and_unharmed_weights(
     status, lines = script("restorer", settings("restorer"))
     assert status == 2
     assert re.search(r"train_restorer\.py: error: (total|fft) is nan at step 3: stopped before the update", lines[-1])
+    # Step 3 is the second of epoch 1: two steps of four images are an epoch.
+    order = np.random.default_rng([0, 1]).permutation(8)[4:]
+    names = [f"train/{sorted(bsds500_stems('train'))[index]}.png" for index in order]
+    assert lines[-1].endswith(f"; images of this step: {', '.join(names)}")
     state = read_newest(tmp_path / "run", stage="restorer")[1]
     assert state["progress"]["step"] == 2
     assert all(value.isfinite().all() for value in state["module"].values())
