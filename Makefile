@@ -1,4 +1,4 @@
-# make quickstart | test | lint | format | benchmark | results | tables | picture
+# make quickstart | test | lint | format | benchmark | results | tables | figures | picture
 # Each target first makes .venv and installs requirements.txt, if that has not been done.
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 QUICK := runs/quickstart
 EVALUATE = $(BIN)/python test.py evaluate --device cpu
 
-.PHONY: quickstart test lint format benchmark clean-quickstart results results-gray results-color tables picture
+.PHONY: quickstart test lint format benchmark clean-quickstart results results-gray results-color tables figures picture
 
 $(INSTALLED): requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
@@ -48,8 +48,8 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Scores the shipped networks on the benchmarks, and writes the tables; see docs/results.md.
-results: results-gray results-color
+# Scores the shipped networks on the benchmarks, and writes tables and figures; see docs/results.md.
+results: results-gray results-color figures
 
 results-gray: $(INSTALLED)
 	$(EVALUATE) --weights fast_tiny_gray --sets classic5 live1 bsds500 --quality 10..45:5 --json runs/results/fast_tiny_gray.json
@@ -63,6 +63,14 @@ results-color: $(INSTALLED)
 
 tables: $(INSTALLED)
 	$(BIN)/python test.py document
+
+# Draws the figures of docs/results.md from docs/results.
+figures: $(INSTALLED)
+	$(BIN)/python test.py figure gain --output runs/figures \
+		--results docs/results/fast_tiny_gray_val.json docs/results/fast_tiny_color_val.json
+	$(BIN)/python test.py figure cost --results docs/results/fast_tiny_gray.json --set classic5 --output runs/figures
+	mkdir -p docs/figures
+	cp runs/figures/figure_gain.svg runs/figures/figure_gain.json runs/figures/figure_cost.svg runs/figures/figure_cost.json docs/figures
 
 # Makes the picture of the README. Its photo may be redistributed: it comes with scikit-image.
 picture: $(INSTALLED)

@@ -106,10 +106,16 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _tables(result: dict) -> list[Section]:
-    """The scores alone, without the protocol, which has a place of its own; then beside the printed rows."""
+    """The scores alone, then beside the paper's rows. The protocol is left out: it has a place of its own."""
     alone = tables.summarize(result)
     notes = [note for note in alone.notes if not note.startswith("protocol: ")]
-    return [alone._replace(notes=notes), *tables.compare(PAPER_TABLES[result["channels"]], [result])]
+    measured = {int(quality) for qualities in result["results"].values() for quality in qualities}
+    sections = [alone._replace(notes=notes)]
+    for number in tables.JPEG_TABLES:
+        in_table = measured.intersection(tables.sets_and_qualities(number)[1])
+        if in_table and tables.paper_table(number)["channels"] == result["channels"]:
+            sections += tables.compare(number, [result])
+    return sections
 
 
 def _first_pictures(sets: Sequence[ImageSet]) -> list[Path]:
