@@ -11,6 +11,7 @@ import torch
 
 from common.machine import autocast, choose_device, choose_precision, device_name, versions
 from evaluation.scores import protocol
+from evaluation.scores.cache import files_digest
 from evaluation.scores.image_sets import COLOR_MODES, ImageSet
 from evaluation.scores.protocol import OutputSource
 from restoration.tiling import restore_image
@@ -65,7 +66,10 @@ def restored_system(given: str, sets: Sequence[ImageSet], qualities: Sequence[in
         name, folder = Path(os.path.abspath(given)).name, given
     if not name or not folder:
         raise ValueError(f"--restored takes DIR or NAME=DIR, got {given!r}")
-    return System(protocol.restored_in(folder, sets, qualities), name, versions())
+    produce = protocol.restored_in(folder, sets, qualities)
+    cases = ((one.name, quality, path.stem) for one in sets for quality in qualities for path in one.paths)
+    digest = files_digest(Path(folder) / name / str(quality) / f"{stem}.png" for name, quality, stem in cases)
+    return System(produce, name, {"restored_sha256": digest} | versions())
 
 
 def open_network(weights: str, color_mode: str, options: argparse.Namespace) -> Network:

@@ -31,6 +31,11 @@ class Trained(NamedTuple):
     weights: Path
     budget: str
 
+    @property
+    def about(self) -> dict:
+        """What a result says of the run."""
+        return {"model": self.model, "seed": self.seed, "budget": self.budget}
+
 
 def run_folder(output: str | Path, model: str, seed: int) -> Path:
     """Where the run of a model and seed is."""

@@ -31,7 +31,7 @@ def cached(
     """
     results = {}
     for image_set in sets:
-        key = system | {"set": image_set.name, "images": images_digest(image_set), "code": code_digest()}
+        key = system | {"set": image_set.name, "images": files_digest(image_set.paths), "code": code_digest()}
         paths = {quality: _path(folder, key | {"quality": quality}) for quality in qualities}
         found = {quality: _read(path) for quality, path in paths.items()}
         lacking = [quality for quality, scores in found.items() if scores is None]
@@ -43,9 +43,9 @@ def cached(
     return results
 
 
-def images_digest(image_set: ImageSet) -> str:
-    """One digest for the names and bytes of a set's files, in order."""
-    return _digest([(path.name, sha256(path)) for path in image_set.paths])
+def files_digest(paths: Iterable[Path]) -> str:
+    """One digest for the names and bytes of files, in order."""
+    return _digest([(path.name, sha256(path)) for path in paths])
 
 
 @cache

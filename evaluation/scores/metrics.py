@@ -23,7 +23,7 @@ class Metric(NamedTuple):
     """A function that scores a restored image, and how tables and results show the score.
 
     Attributes:
-        function: maps (restored, clean), both uint8 and of one shape, to the score.
+        function: maps (restored, clean), both uint8 and of one shape, to the score; None: `perceptual` computes it.
         decimals: of the score in tables.
         heading: name of the metric in tables.
         luma_settings, rgb_settings: how it is computed, in the words of a result's protocol.
@@ -32,7 +32,7 @@ class Metric(NamedTuple):
         prepare: maps a clean image to the function of a restored one; it saves work where several are compared with it.
     """
 
-    function: Callable[[np.ndarray, np.ndarray], float]
+    function: Callable[[np.ndarray, np.ndarray], float] | None
     decimals: int
     heading: str
     luma_settings: str
@@ -65,7 +65,7 @@ def means(scores: Iterable[dict[str, float]]) -> dict[str, float]:
 
 def headings(names: Iterable[str]) -> str:
     """The metrics as a title of a table: `PSNR (dB) / SSIM / PSNR-B (dB)`."""
-    return " / ".join(_heading(METRICS[name]) for name in names)
+    return " / ".join(_heading(SHOWN[name]) for name in names)
 
 
 def _heading(metric: Metric) -> str:
@@ -205,3 +205,10 @@ METRICS = {  # by name in results, in the order of the tables
     ),
     "psnrb": Metric(psnrb, 2, "PSNR-B", "PSNR-B 8x8", "PSNR-B 8x8, published channel order", unit="dB"),
 }
+
+# Of Table 2. They need networks that are not part of the project, so `score` does not have them.
+PERCEPTUAL = {
+    "lpips": Metric(None, 4, "LPIPS", *["LPIPS 0.1, AlexNet, gray as three channels"] * 2, is_smaller_better=True),
+    "fid": Metric(None, 2, "FID", *["FID, Inception-v3, 2048 features, whole images"] * 2, is_smaller_better=True),
+}
+SHOWN = METRICS | PERCEPTUAL  # all that tables can show

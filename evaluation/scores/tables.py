@@ -9,7 +9,7 @@ from typing import NamedTuple
 import yaml
 
 from evaluation.report import NO_VALUE, Score, Scores, Section
-from evaluation.scores.metrics import METRICS, headings
+from evaluation.scores.metrics import SHOWN, headings
 
 JPEG_TABLES = (1, 3, 4)  # the tables that print a row of the JPEG itself
 OURS = "Ours"  # the paper's own method in its tables
@@ -70,7 +70,12 @@ def sets_and_qualities(number: int) -> tuple[list[str], list[int]]:
     return list(cells), list(next(iter(cells.values())))
 
 
-def compare(number: int, measured: Sequence[dict], missing: Mapping[str, str] | None = None) -> list[Section]:
+def compare(
+    number: int,
+    measured: Sequence[dict],
+    missing: Mapping[str, str] | None = None,
+    lacking: Sequence[str] = (),
+) -> list[Section]:
     """The rows of the paper and, below them, the measured rows. There is a section for each measured set.
 
     The metrics are those of the printed table. If a result lacks one, its place shows `NO_VALUE`. Below a measured row
@@ -81,6 +86,7 @@ def compare(number: int, measured: Sequence[dict], missing: Mapping[str, str] | 
         number: of the table, 1 to 4.
         measured: results for the table's color mode, on all or some of its sets and qualities.
         missing: sets that could not be measured, and why. Each gets a section too, with a note.
+        lacking: notes on metrics that could not be measured.
     """
     table, missing = paper_table(number), missing or {}
     sets, qualities = sets_and_qualities(number)
@@ -107,7 +113,7 @@ def compare(number: int, measured: Sequence[dict], missing: Mapping[str, str] | 
                 row.cell(quality, table["metrics"], rank[index]) for quality, rank in zip(qualities, ranks, strict=True)
             )
             shown += [[row.name, row.kind, *cells], *([differences[index]] if index in differences else [])]
-        notes = [f"{set_name}: not measured, {missing[set_name]}"] if set_name in missing else []
+        notes = [f"{set_name}: not measured, {missing[set_name]}"] if set_name in missing else list(lacking)
         notes += [note for note in table.get("notes", []) if set_name in note]
         title = f"Table {number}, {set_name}, {table['channels']}: {headings(table['metrics'])}"
         sections.append(Section(title, shown, notes))
@@ -168,12 +174,12 @@ def _gains(set_name: str, qualities: dict[str, dict]) -> str:
 
 def _printed_decimals(printed: float, metric: str) -> int:
     """Decimals of a printed score: the metric's, or more if the paper prints more."""
-    return max(METRICS[metric].decimals, len(str(printed).partition(".")[2]))
+    return max(SHOWN[metric].decimals, len(str(printed).partition(".")[2]))
 
 
 def _decimals(value: float, metric: str) -> int:
     """Decimals of a measured score."""
-    return METRICS[metric].decimals
+    return SHOWN[metric].decimals
 
 
 class _Row(NamedTuple):
@@ -198,12 +204,12 @@ def _ranks(rows: Sequence[_Row], quality: int, metrics: Sequence[str]) -> list[d
     """For each row, the rank of its scores: 1 best, 2 second best, as far as the shown digits tell them apart."""
     ranks: list[dict[str, int]] = [{} for _ in rows]
     for metric in metrics:
-        places = METRICS[metric].decimals
+        places = SHOWN[metric].decimals
         shown = [
             round(float(text), places) if text != NO_VALUE else None
             for text in (row.text(quality, metric) for row in rows)
         ]
-        known = sorted({value for value in shown if value is not None}, reverse=not METRICS[metric].is_smaller_better)
+        known = sorted({value for value in shown if value is not None}, reverse=not SHOWN[metric].is_smaller_better)
         for index, value in enumerate(shown):
             if value in known[:2] and len(known) > 1:
                 ranks[index][metric] = known.index(value) + 1
@@ -223,7 +229,7 @@ def _difference_row(
         pair = (cells.get(quality, {}).get(metric), printed.get(quality, {}).get(metric))
         if None in pair:
             return NO_VALUE
-        decimals = METRICS[metric].decimals
+        decimals = SHOWN[metric].decimals
         return f"{round(round(pair[0], decimals) - pair[1], decimals) + 0.0:+.{decimals}f}"  # + 0.0: never "-0.00"
 
     name = PAPERS_OWN if other == OURS else other
@@ -238,5 +244,5 @@ def _measured_cell(scores: Mapping[str, float] | None, metrics: Sequence[str]) -
     if scores is None:
         return NO_VALUE
     return " / ".join(
-        f"{scores[metric]:.{METRICS[metric].decimals}f}" if metric in scores else NO_VALUE for metric in metrics
+        f"{scores[metric]:.{SHOWN[metric].decimals}f}" if metric in scores else NO_VALUE for metric in metrics
     )

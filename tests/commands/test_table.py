@@ -2,11 +2,15 @@
 
 import csv
 import json
+import re
+import urllib.error
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
+from torchvision.models import alexnet
 
 import commands.table
 from evaluation.scores.ablation import WEIGHTS_NAME, run_folder
@@ -55,7 +59,7 @@ def test_any_number_of_systems_are_rows_of_every_format(table: Callable, root: P
     outputs = [("--markdown", root / "o.md"), ("--latex", root / "o.tex"), ("--csv", root / "o.csv")]
     content = table(1, "--weights", "jpeg", *weights, *(word for pair in outputs for word in pair))
     assert [result["method"] for result in content["measured"]] == ["jpeg", "net_a", "net_b", "net_c"]
-    assert content["missing"] == {"bsds500": f"it is not under {root}"}
+    assert content["missing"] == {"bsds500": f"it is not under {root}"} and not content["lacking"]
     assert "| net_b | measured |" in (root / "o.md").read_text()
     assert r"net\_c & measured" in (root / "o.tex").read_text()
     rows = [row for row in csv.reader((root / "o.csv").open()) if row and row[1:3] == ["net_a", "measured"]]
@@ -78,6 +82,50 @@ def test_a_second_call_measures_nothing_and_a_changed_file_is_measured_anew(
     save_mosaic(root / "live1" / "b.png", 24, 40, 3, seed=9)
     table(1, "--weights", "jpeg", weights)
     assert [call[:2] for call in measured[6:]] == [("jpeg", ["live1"]), ("net", ["live1"])]
+
+
+def test_another_systems_images_are_a_row_and_measured_anew_if_one_changes(
+    table: Callable, root: Path, measured: list
+) -> None:
+    for name, stems in (("live1", "ab"), ("classic5", "c")):
+        for quality, stem in product((10, 20, 30, 40), stems):
+            height, width = (24, 40) if name == "live1" else (32, 24)
+            save_mosaic(root / "theirs" / name / str(quality) / f"{stem}.png", height, width)
+    first = table(1, "--weights", "jpeg", "--restored", f"MWCNN={root / 'theirs'}")
+    assert [result["method"] for result in first["measured"]] == ["jpeg", "MWCNN"]
+    num_calls = len(measured)
+    assert table(1, "--weights", "jpeg", "--restored", f"MWCNN={root / 'theirs'}") == first
+    assert len(measured) == num_calls
+    save_mosaic(root / "theirs" / "live1" / "10" / "a.png", 24, 40, seed=5)
+    table(1, "--weights", "jpeg", "--restored", f"MWCNN={root / 'theirs'}")
+    assert {call[0] for call in measured[num_calls:]} == {"MWCNN"}
+
+
+def test_table_2_has_what_can_be_measured_and_says_what_cannot(
+    table: Callable, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for seed, stem in enumerate("ab"):
+        save_mosaic(root / "live1" / f"{stem}.png", 48, 40, 3, seed=seed)
+    (root / "classic5" / "c.png").unlink()
+    (root / "classic5").rmdir()
+    monkeypatch.setenv("TORCH_HOME", str(root))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    backbone = root / "alexnet.pth"
+    torch.save(alexnet().state_dict(), backbone)
+    content = table(2, "--weights", "jpeg", "--lpips-backbone", backbone)
+    scores = content["measured"][0]["results"]["live1"]["10"]
+    shown = capsys.readouterr().out
+    assert re.search(rf"jpeg +measured +{scores['lpips']:.4f}[*~]? / -", shown) and " / 65.92*" in shown
+    assert "FID needs Inception-v3" in shown and "FID over the 5 images of classic5" in shown
+    assert content["lacking"] and "LPIPS 0.1" in content["measured"][0]["protocol"]
+    with pytest.raises(SystemExit) as ended:
+        table(2)
+    line = capsys.readouterr().err.splitlines()[-1]  # the libraries say what they try to download
+    assert ended.value.code == 2 and "LPIPS needs AlexNet" in line and "FID needs Inception-v3" in line
+
+
+def no_network(*arguments: object, **options: object) -> None:
+    raise urllib.error.URLError("no network")
 
 
 def test_table_5_has_means_over_the_seeds_of_each_model(
