@@ -15,8 +15,8 @@ from common.errors import user_errors
 
 # Each is a file of `commands` with HELP, add_arguments(parser) and run(options).
 COMMANDS = (
-    "evaluate", "table", "figure", "report", "represent", "guidance", "restore", "probe", "describe", "benchmark",
-    "publish", "document", "degrade",
+    "evaluate", "table", "figure", "report", "represent", "guidance", "restore", "probe", "calibrate", "describe",
+    "benchmark", "publish", "document", "degrade",
 )  # fmt: skip
 
 

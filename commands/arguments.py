@@ -60,13 +60,7 @@ def add_quality_option(parser: argparse.ArgumentParser, qualities: Sequence[int]
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """Options of the subcommands that compute scores."""
-    parser.add_argument(
-        "--data-root", default="", metavar="DIR", help="folder of the sets (default: DATA_ROOT, or datasets)"
-    )
-    parser.add_argument("--json", metavar="FILE", help="write the scores to this file")
-    for name, title in (("markdown", "Markdown"), ("latex", "LaTeX"), ("csv", "CSV")):
-        parser.add_argument(f"--{name}", metavar="FILE", help=f"write the table to this file, as {title}")
-    add_device_options(parser)
+    add_score_options(parser)
     add_workers_option(parser)
 
 
@@ -79,6 +73,17 @@ def add_workers_option(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads that make or score images (default: %(default)s)",
     )
+
+
+def add_score_options(parser: argparse.ArgumentParser) -> None:
+    """Where images are read from, where scores go, and on which device a network runs."""
+    parser.add_argument(
+        "--data-root", default="", metavar="DIR", help="folder of the sets (default: DATA_ROOT, or datasets)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the scores to this file")
+    for name, title in (("markdown", "Markdown"), ("latex", "LaTeX"), ("csv", "CSV")):
+        parser.add_argument(f"--{name}", metavar="FILE", help=f"write the table to this file, as {title}")
+    add_device_options(parser)
 
 
 def add_device_options(parser: argparse.ArgumentParser, *, precision: str = "float32") -> None:

@@ -8,6 +8,7 @@ from commands.arguments import add_device_options, speed_size
 from common.machine import autocast, choose_device, choose_precision, device_name
 from evaluation.speed.arithmetic import count_gmac
 from evaluation.speed.throughput import megapixels_per_second
+from restoration.fineness import fineness_of
 from restoration.weights import load_restorer
 
 HELP = "a network's kind, parameters, arithmetic at 256x256, and speed"
@@ -37,6 +38,7 @@ def run(options: argparse.Namespace) -> None:
     print(f"{restorer.title}, {restorer.channels} channel(s)")
     print(f"{num_parameters / 1e6:.2f} M parameters, {encoder}")
     print(f"{count_gmac(restorer):.2f} GMAC at 256x256")
+    print(fineness_of(restorer).limits)
     if options.speed:
         print(measured_speed(restorer, options))
 

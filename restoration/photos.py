@@ -18,7 +18,8 @@ from common.files import written_whole
 from common.machine import free_memory
 from data.color import FULL_WEIGHTS
 from data.images import Unsupported, opened_image
-from restoration.tiling import CHANGE_BLOCK_PX, TILE_PX, restore_strips
+from restoration.fineness import fineness_of
+from restoration.tiling import CHANGE_BLOCK_PX, TILE_PX, check_tiles, restore_strips
 
 LUMA = FULL_WEIGHTS.astype(np.float32)  # JFIF's Y, full range: the plane that a colour JPEG codes
 
@@ -50,7 +51,7 @@ def restore_photo(
     The change that the network makes is added to the stored pixels. A luma network gets Y of a colour photo (JFIF's,
     full range, not rounded). Its change of Y is added to R, G and B alike. This keeps the chroma, Cb and Cr, and keeps
     RGB exactly where Y does not change. A colour network gets a gray photo as three equal channels; the luma of its
-    change is added.
+    change is added. A fine photo is returned as it was: see `restoration.fineness`.
 
     Args:
         restorer: a `Restorer` in eval mode. It runs on its device, in the precision of the surrounding autocast.
@@ -61,7 +62,10 @@ def restore_photo(
         ValueError: if the tile size is not allowed.
         FloatingPointError: if the network's output is not finite.
     """
+    check_tiles(tile_px)
     pixels = photo.pixels
+    if fineness_of(restorer).is_read(pixels):
+        return photo
     peak = np.iinfo(pixels.dtype).max
 
     def read(rows: slice) -> torch.Tensor:

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from restoration.fineness import fineness_of
+
 # Tiles start at multiples of 32. Then the 8x8 JPEG grid, the 16x16 units of 4:2:0 colour, the strides of the networks
 # and the largest pooling window of `paper` lie in a tile as they lie in the whole image.
 ALIGNMENT_PX = 32
@@ -24,12 +26,7 @@ TILE_PX = 768
 # Neighbours share 64 pixels. The outer 16 of each tile are ignored, because the network saw zero padding beside them in
 # place of the picture. Over the 32 pixels between, one tile fades into the other.
 OVERLAP_PX = 64
-# Near quality 100 our networks add more error than the coding did, because they take details of the picture for
-# artifacts. So an image is left alone if no block of 64x64 pixels would change by this much: root mean square, in grey
-# levels of 255. The change is measured in blocks, so that a damaged line of text on a large white page still counts.
-# configs/restorer/README.md says how the number was chosen.
-LEAST_CHANGE = 1.7
-CHANGE_BLOCK_PX = 64
+CHANGE_BLOCK_PX = 64  # the change of an image is measured in blocks: see `restoration.fineness`
 
 
 class Strip(NamedTuple):
@@ -40,7 +37,7 @@ class Strip(NamedTuple):
         seen: (N, C, h, W), the images in these rows, as `read` gave them.
         restored: (N, C, h, W) float32, the output of the network in these rows.
         is_worth_it: (N,) bool, whether a block of the image, from the top to the end of this strip, changes by at least
-            `LEAST_CHANGE`. The value of the last strip is that of the whole image.
+            the network's limit. The value of the last strip is that of the whole image.
     """
 
     rows: slice
@@ -59,6 +56,8 @@ def restore_image(
 ) -> np.ndarray:
     """Restore an image, on the restorer's device and in the precision of the surrounding autocast.
 
+    A fine image is returned as it was: see `restoration.fineness`.
+
     Args:
         restorer: a `Restorer`, in eval mode. If tiles are discouraged for it, the image is not cut.
         image: uint8, (H, W) if the restorer has one channel, (H, W, 3) if it has three; of any size from one pixel up.
@@ -72,10 +71,13 @@ def restore_image(
         ValueError: if the tile sizes are not allowed, or the restorer is for other channels.
         FloatingPointError: if the network's output is not finite.
     """
+    check_tiles(tile_px, overlap_px)
+    if fineness_of(restorer).is_read(image):
+        return image.copy()
     if getattr(restorer, "tiling", "fine") == "discouraged":
         tile_px = -(-max(tile_px, *image.shape[:2]) // ALIGNMENT_PX) * ALIGNMENT_PX
-    guide = None if guide is None else _as_batch(guide)
-    restored = restore_tensor(restorer, _as_batch(image), guide=guide, tile_px=tile_px, overlap_px=overlap_px)
+    guide = None if guide is None else as_batch(guide)
+    restored = restore_tensor(restorer, as_batch(image), guide=guide, tile_px=tile_px, overlap_px=overlap_px)
     pixels = restored[0].clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0)  # (H, W, C)
     return np.ascontiguousarray(pixels.numpy().reshape(image.shape))
 
@@ -97,8 +99,8 @@ def restore_tensor(
         x: (N, C, H, W) in [0, 1], on any device.
 
     Returns:
-        (N, C, H, W) float32 on the device of x, about [0, 1] but not clipped. Images that would change by less than
-        `LEAST_CHANGE` are returned as they are in x.
+        (N, C, H, W) float32 on the device of x, about [0, 1] but not clipped. Images that would change by less than the
+        network's limit are returned as they are in x.
 
     Raises:
         ValueError: if the tile sizes are not allowed.
@@ -152,10 +154,10 @@ def restore_strips(
     check_tiles(tile_px, overlap_px)
     if getattr(restorer, "tiling", "fine") == "never":
         tile_px = max(size)
-    least_change = 0 if getattr(restorer, "as_published", False) else LEAST_CHANGE / 255
     height, (rows, columns) = size[0], (_cut(length, tile_px, overlap_px) for length in size)
     device = next(restorer.parameters(), read(slice(0, 1))).device
-    top, unfinished, largest_change = 0, None, torch.zeros(())
+    least_change = fineness_of(restorer).limits.change / 255
+    top, unfinished, change = 0, None, torch.zeros(())
     for row, next_row in zip(rows, [*rows[1:], None], strict=True):
         whole = [read(row.pixels)] if guide is None else [read(row.pixels), guide[..., row.pixels, :]]
         x = whole[0]
@@ -177,8 +179,8 @@ def restore_strips(
             seen, restored = read(done), sums[..., start - top : done.stop - top, :]
             if not restored.isfinite().all():
                 raise FloatingPointError("the network's output is not finite; try float32 precision, or other weights")
-            largest_change = torch.maximum(largest_change, _largest_change(restored - seen))
-            yield Strip(done, seen, restored, largest_change >= least_change)
+            change = torch.maximum(change, largest_change(restored - seen))
+            yield Strip(done, seen, restored, change >= least_change)
         top, unfinished = end, sums[..., end - top :, :].clone()
 
 
@@ -197,13 +199,13 @@ def check_tiles(tile_px: int, overlap_px: int = OVERLAP_PX) -> None:
         )
 
 
-def _as_batch(image: np.ndarray) -> Tensor:
+def as_batch(image: np.ndarray) -> Tensor:
     """(H, W) or (H, W, C) uint8 -> (1, C, H, W) float32 in [0, 1]."""
     planes = image[:, :, None] if image.ndim == 2 else image
     return torch.from_numpy(planes.transpose(2, 0, 1).astype(np.float32)).div_(255)[None]
 
 
-def _largest_change(change: Tensor) -> Tensor:
+def largest_change(change: Tensor) -> Tensor:
     """(N,), the largest root mean square of a block in each change (N, C, H, W). Blocks at the edges may be smaller."""
     squared = change.square().mean(dim=1, keepdim=True)  # (N, 1, H, W)
     blocks = F.avg_pool2d(squared, CHANGE_BLOCK_PX, ceil_mode=True, count_include_pad=False)

@@ -25,9 +25,12 @@ from engine.weight_files import (
     save_weights,
 )
 from restoration.compared import OPENERS
+from restoration.fineness import FineLimits, Fineness
 from restoration.networks import NetworkConfig, build_restorer
 from restoration.networks.restorer import Restorer
 from restoration.released import is_released, load_released
+
+_LIMITS = "fine_limits"  # key of the description; `publish` and `probe` keep it
 
 WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "weights"
 
@@ -166,6 +169,16 @@ def store_half(source: str | Path, target: str | Path) -> None:
     save_weights(target, file.content, kind="restorer", architecture=architecture, is_half=True)
 
 
+def copy_calibrated(source: WeightFile, target: str | Path, limits: FineLimits) -> None:
+    """Copy the weight file of a network of stage 2 with other limits. All tensors stay as they are stored.
+
+    Raises:
+        ValueError: if the file is not of a network of stage 2.
+    """
+    architecture = architecture_of(source, "restorer") | {_LIMITS: limits._asdict()}
+    save_weights(target, source.content, kind="restorer", architecture=architecture)
+
+
 def _open_encoder(file: WeightFile) -> Weights | None:
     if file.description is None or file.description.kind != "encoder":
         return None
@@ -181,8 +194,11 @@ def _open_restorer(file: WeightFile) -> Weights | None:
         config = NetworkConfig.of(**architecture["network"])
         encoder = architecture["encoder"]
         restorer = build_restorer(config, encoder and build_encoder(encoder), architecture["channels"])
+        limits = FineLimits.of(architecture.get(_LIMITS))
     load_exactly(restorer, without_probe(file.content), file.path)
-    return _of_network(file, KINDS["restorer"], restorer.eval(), probe_in(file))
+    weights = _of_network(file, KINDS["restorer"], restorer.eval(), probe_in(file))
+    restorer.fineness = Fineness(limits, weights.reader())
+    return weights
 
 
 def _open_released(file: WeightFile) -> Weights | None:
@@ -203,6 +219,7 @@ def _compared(kind: str) -> Callable[[WeightFile], Weights | None]:
         if network is None:
             return None
         network.as_published = True
+        network.fineness = Fineness(FineLimits(change=0))  # on every image
         return _of_network(file, kind, network.eval(), None)
 
     return open_compared

@@ -31,6 +31,7 @@ PAPER_TABLES = {"gray": 1, "color": 3}  # the paper's tables with scores of othe
 PRINTED_NAMES = {"DnCNN": "DnCNN-3", "Ours": "the paper"}  # names of the paper's rows on our pages
 SHORT_ROWS = ("DnCNN", "FBCNN", "Ours")
 SHORT_QUALITIES = (10, 20, 30, 40)
+MAX_COLUMNS = 20  # qualities side by side
 FULL_ROWS = {"gray": ("DnCNN", "ARCNN", "Ours"), "color": ("QGAC", "FBCNN", "Ours")}
 
 _MARK = re.compile(r"(<!-- table (\S+): ([^>]*?) -->)(.*?)(<!-- end -->)", re.DOTALL)
@@ -145,17 +146,15 @@ def scores_table(paths: Sequence[Path]) -> str:
 
 
 def gains_table(paths: Sequence[Path]) -> str:
-    """Gains in PSNR at each quality; one table for each set."""
+    """Gains in PSNR at each quality; one table for each set, or several if there are many qualities."""
     parts = []
     for result in map(_read, paths):
         for set_name, found in result["results"].items():
             of_all = list(found.values())
             num_images = of_all[0]["num_images"]
-            rows = [
-                ["Q", *found],
-                [f"gain, mean of {num_images} images (dB)", *(_number(scores["gain"], "+.2f") for scores in of_all)],
-                ["lowest of an image (dB)", *(_number(scores["worst_gain"], "+.2f") for scores in of_all)],
-            ]
+            qualities = list(found)
+            pieces = [qualities[start : start + MAX_COLUMNS] for start in range(0, len(qualities), MAX_COLUMNS)]
+            blocks = [_gain_rows({quality: found[quality] for quality in piece}, num_images) for piece in pieces]
             gains = [scores["gain"] for scores in of_all]
             mean = None if None in gains else sum(gains) / len(gains)
             lowest = min((scores["worst_gain"] for scores in of_all if scores["worst_gain"] is not None), default=None)
@@ -165,7 +164,7 @@ def gains_table(paths: Sequence[Path]) -> str:
                 f"{_number(mean, '+.2f')} dB; images that lose: {num_worse} of {num_images * len(of_all)}; "
                 f"lowest of an image: {_number(lowest, '+.2f')} dB."
             )
-            parts.append(_block(rows, f"{note} {_origin(result)}"))
+            parts += [_block(rows) for rows in blocks[:-1]] + [_block(blocks[-1], f"{note} {_origin(result)}")]
     return "".join(parts)
 
 
@@ -204,6 +203,14 @@ def _read(path: Path) -> dict:
 
 def _cells(result: dict) -> list[tuple[str, str, dict]]:
     return [(name, quality, scores) for name, found in result["results"].items() for quality, scores in found.items()]
+
+
+def _gain_rows(found: dict[str, dict], num_images: int) -> list[list[str]]:
+    return [
+        ["Q", *found],
+        [f"gain, mean of {num_images} images (dB)", *(_number(scores["gain"], "+.2f") for scores in found.values())],
+        ["lowest of an image (dB)", *(_number(scores["worst_gain"], "+.2f") for scores in found.values())],
+    ]
 
 
 def _title(set_name: str) -> str:

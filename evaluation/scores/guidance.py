@@ -21,6 +21,7 @@ from data.jpeg import jpeg_roundtrip
 from evaluation.report import Section
 from evaluation.scores.image_sets import ImageSet, read_clean
 from evaluation.scores.protocol import Case, OutputSource, evaluate
+from restoration.fineness import fineness_of
 
 FEATURE_SETS = {
     "own": "own",
@@ -109,6 +110,7 @@ class GuidedRestorer(nn.Module):
     def __init__(self, restorer: nn.Module, change: Callable[[Tensor, list[Tensor]], EncoderAnswer]) -> None:
         super().__init__()
         self.restorer = restorer
+        self.fineness = fineness_of(restorer)
         self.change = change
 
     def forward(self, image: Tensor, guide: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ def evaluate(
     # disable=None: the bar is only shown on a terminal.
     with ThreadPoolExecutor(workers) as pool, tqdm(total=total, desc=method, unit="image", disable=None) as bar:
         try:
-            for clean, case in _clean_cases(sets, qualities, color_mode):
+            for clean, case in clean_cases(sets, qualities, color_mode):
                 output, num_bytes = produce(clean, case), _scoring_bytes(clean)
                 while not _has_room(waiting, num_bytes, workers):
                     _collect(waiting, images, bar)
@@ -148,7 +148,7 @@ def _cases(sets: Sequence[ImageSet], qualities: Sequence[int]) -> Iterator[tuple
             yield path, Case(name, quality, path.stem)
 
 
-def _clean_cases(
+def clean_cases(
     sets: Sequence[ImageSet], qualities: Sequence[int], color_mode: str
 ) -> Iterator[tuple[np.ndarray, Case]]:
     """Every case with its ground truth. Each image is decoded once for all qualities."""
@@ -163,10 +163,11 @@ def _score(restored: np.ndarray, clean: np.ndarray, quality: int) -> Scores:
     degraded = jpeg_roundtrip(clean, quality)
     jpeg = score(degraded, clean)
     output = jpeg if np.array_equal(restored, degraded) else score(restored, clean)
-    return Scores(output | {"gain": _gain(output["psnr"], jpeg["psnr"])}, jpeg)
+    return Scores(output | {"gain": gain_of(output["psnr"], jpeg["psnr"])}, jpeg)
 
 
-def _gain(psnr_db: float, jpeg_psnr_db: float) -> float:
+def gain_of(psnr_db: float, jpeg_psnr_db: float) -> float:
+    """The gain in dB; 0 if both are infinite."""
     return 0.0 if psnr_db == jpeg_psnr_db else psnr_db - jpeg_psnr_db  # inf - inf would be NaN
 
 

@@ -1,5 +1,6 @@
-"""`test.py describe`, `publish` and `probe`: what a weight file holds, its half-size copy, its copy with a probe."""
+"""`test.py describe`, `publish`, `probe`, `calibrate`: what a weight file holds, and its copies."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +57,7 @@ def test_describe_counts_parameters_and_arithmetic(weights: Path, capsys: pytest
     assert lines[0] == "FastRestorer, 1 channel(s)"
     assert lines[1].startswith(f"{sum(p.numel() for p in restorer.parameters()) / 1e6:.2f} M parameters")
     assert lines[2] == f"{counted_gmac(restorer):.2f} GMAC at 256x256"
+    assert lines[3] == "an image is returned as it was if it would change by less than 1.7 grey levels"
 
 
 def test_describe_measures_speed_only_when_asked(weights: Path, capsys: pytest.CaptureFixture) -> None:
@@ -130,3 +132,55 @@ def test_probe_refuses_images_for_choosing_and_reporting_and_other_files(
     line = refusal(*theirs, *output)
     assert "deblock.pth is the authors' network (.pth); a probe is kept in files that this project" in line
     assert "is the file of --weights; name a new one" in refusal(*own, "--output", weights)
+
+
+CALIBRATING = ["--quality", "10", "100", "--device", "cpu"]
+
+
+@pytest.mark.parametrize("num_images", [[], ["--num-images", "2"]])
+def test_calibrate_writes_limits_beside_the_same_weights(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture, num_images: list[str]
+) -> None:
+    """This network does harm at every quality, so no image may be restored: all are left by their change."""
+    root, output = make_data_root(tmp_path), tmp_path / "new" / "calibrated.safetensors"
+    restorer = load_restorer(weights)
+    with torch.no_grad():
+        restorer.tail.weight.mul_(1e-4)
+        restorer.tail.bias.fill_(1 / 255)
+    save_restorer(restorer, NETWORK, weights)
+    before = load_file(weights)
+    options = ["--weights", weights, "--data-root", root, *CALIBRATING, *num_images]
+    program.run("calibrate", *options, "--output", output, "--json", tmp_path / "out.json")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{output}: sha256 {sha256(output)}" and len(lines) == 5
+    count = "2" if num_images else "3"
+    assert [line.split() for line in lines[2:4]] == [
+        ["bsds500/val", quality, "+0.000", "+0.00", count, count] for quality in ("10", "100")
+    ]
+    limits = json.loads((tmp_path / "out.json").read_text())["limits"]
+    assert limits["quality"] is None and limits["change"] > 1
+    program.run("describe", "--weights", output)
+    assert f"would change by less than {limits['change']:g} grey levels" in capsys.readouterr().out
+    torch.testing.assert_close(load_file(output), before, rtol=0, atol=0)
+    program.run("calibrate", *options)  # in place
+    assert sha256(weights) == sha256(output)
+
+
+def test_calibrate_refuses_sets_for_reporting_and_files_without_a_place(
+    weights: Path, tmp_path: Path, refusal: Callable
+) -> None:
+    root = make_data_root(tmp_path)
+    own = ["calibrate", "--weights", weights, "--data-root", root]
+    assert "live1 is for reporting; choose on bsds500/val" in refusal(*own, "--sets", "live1")
+    assert "BSDS500 test split, not to val" in refusal(*own, "--sets", root / "bsds500" / "test")
+    assert "limits are kept in .safetensors files, but --output is" in refusal(*own, "--output", tmp_path / "out.pth")
+    torch.save(released_weights("gray"), tmp_path / "deblock.pth")
+    assert "was not written by this project" in refusal("calibrate", "--weights", tmp_path / "deblock.pth")
+    save_encoder(QualityEncoder(1, width=8), tmp_path / "encoder.safetensors")
+    assert "holds a quality encoder" in refusal("calibrate", "--weights", tmp_path / "encoder.safetensors")
+
+
+def test_calibrate_refuses_a_network_that_only_harms(weights: Path, tmp_path: Path, refusal: Callable) -> None:
+    before = sha256(weights)
+    line = refusal("calibrate", "--weights", weights, "--data-root", make_data_root(tmp_path), *CALIBRATING)
+    assert "train the network longer" in line and sha256(weights) == before

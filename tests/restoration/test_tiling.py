@@ -6,17 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from cqe.encoder import QualityEncoder
+from restoration.fineness import LEAST_CHANGE
 from restoration.networks.fast import FastRestorer
 from restoration.networks.paper import PaperRestorer
 from restoration.networks.restorer import Restorer
 from restoration.tiling import (
     ALIGNMENT_PX,
     CHANGE_BLOCK_PX,
-    LEAST_CHANGE,
     OVERLAP_PX,
     TILE_PX,
     _cut,
-    _largest_change,
+    largest_change,
     restore_image,
     restore_strips,
     restore_tensor,
@@ -71,7 +71,7 @@ def restored_at_once(network: nn.Module, x: Tensor, *, tile_px: int) -> Tensor:
         for column in columns:
             tile = network(x[..., row.pixels, column.pixels])
             restored[..., row.pixels, column.pixels] += tile * (row.weights[:, None] * column.weights)
-    is_worth_it = _largest_change(restored - x) >= LEAST_CHANGE / 255
+    is_worth_it = largest_change(restored - x) >= LEAST_CHANGE / 255
     return torch.where(is_worth_it[:, None, None, None], restored, x)
 
 

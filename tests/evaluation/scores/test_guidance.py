@@ -149,7 +149,7 @@ class Nudge(Restorer):
 
 
 @pytest.mark.parametrize("color_mode", ["gray", "color"])
-@pytest.mark.parametrize("amount", [1.6, 1.8, 2.0, 2.3, 2.5])  # LEAST_CHANGE is 1.7, times the root of two 2.4
+@pytest.mark.parametrize("amount", [1.6, 1.8, 2.0, 2.3, 2.5])  # the limit is 1.7, times the root of two 2.4
 def test_own_features_are_left_alone_where_the_network_leaves_alone(
     tmp_path: Path, color_mode: str, amount: float
 ) -> None:

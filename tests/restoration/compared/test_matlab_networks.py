@@ -10,7 +10,8 @@ import torch
 from scipy.io import savemat
 from scipy.ndimage import correlate
 
-from restoration.tiling import LEAST_CHANGE, restore_image
+from restoration.fineness import LEAST_CHANGE
+from restoration.tiling import restore_image
 from restoration.weights import open_weights
 from tests.synthetic import noise
 
