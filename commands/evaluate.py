@@ -4,7 +4,7 @@ import argparse
 
 from commands.arguments import add_common_options, add_set_options
 from commands.outputs import check_outputs, report
-from commands.systems import JPEG, build_system, measure, restored_system
+from commands.systems import JPEG, QUALITY, build_system, measure, restored_system
 from data.config import data_root
 from evaluation.scores import tables
 from evaluation.scores.image_sets import check_images, open_sets
@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     system.add_argument(
         "--weights",
         metavar="NAME",
-        help=f"name of published weights, a weight file, other systems' included, or '{JPEG}' for the JPEG itself",
+        help=f"name of published weights, a weight file, other systems' included, or '{JPEG}' for the JPEG itself; "
+        f"{QUALITY} in a file's name stands for the JPEG quality, if a system has a file for each",
     )
     system.add_argument(
         "--restored",

@@ -1,7 +1,9 @@
 """The systems that can be measured: a network of ours or of others, the JPEG itself, a folder of restored images."""
 
 import argparse
+import hashlib
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,14 +20,23 @@ from restoration.tiling import restore_image
 from restoration.weights import Weights, open_weights, published_restorers
 
 JPEG = "jpeg"  # the system that restores nothing: the JPEG itself is scored
+QUALITY = "{quality}"  # in a name of weights: the system has a file for each JPEG quality
 
 
 class System(NamedTuple):
-    """A system to measure: the function that makes its images, its name in the results, and its provenance."""
+    """A system to measure.
+
+    Attributes:
+        produce: the function that makes its images.
+        name: in the results.
+        provenance: of its scores.
+        qualities: the JPEG qualities that it restores; None: all.
+    """
 
     produce: OutputSource
     name: str
     provenance: dict[str, str]
+    qualities: frozenset[int] | None = None
 
 
 class Network(NamedTuple):
@@ -40,12 +51,17 @@ class Network(NamedTuple):
 def build_system(weights: str, color_mode: str, options: argparse.Namespace) -> System:
     """The system that `--weights` names.
 
+    Args:
+        weights: `JPEG`, a published name, or a file; with `QUALITY` in its name, files for several JPEG qualities.
+
     Raises:
         FileNotFoundError: if there are no such weights.
         ValueError: if the file cannot be used, or is for the other color mode.
     """
     if weights == JPEG:
         return System(protocol.restored_by(lambda image: image), JPEG, versions())
+    if QUALITY in Path(weights).name:
+        return _system_by_quality(Path(weights), color_mode, options)
     network = open_network(weights, color_mode, options)
     produce = protocol.restored_by(lambda image: network.restore(network.restorer, image))
     return System(produce, network.name, network.provenance)
@@ -100,7 +116,14 @@ def published_for(color_mode: str) -> list[str]:
 def measure(
     system: System, sets: Sequence[ImageSet], qualities: Sequence[int], color_mode: str, options: argparse.Namespace
 ) -> dict:
-    """The result of `protocol.evaluate`, with the system's provenance."""
+    """The result of `protocol.evaluate`, with the system's provenance.
+
+    Raises:
+        ValueError: if the system does not restore one of the qualities; and as `protocol.evaluate`.
+    """
+    if system.qualities is not None and (lacking := [q for q in qualities if q not in system.qualities]):
+        have = ", ".join(map(str, sorted(system.qualities)))
+        raise ValueError(f"{system.name} has weights for quality {have}, but not for {lacking[0]}; choose by --quality")
     result = protocol.evaluate(system.produce, sets, qualities, color_mode, method=system.name, workers=options.workers)
     return result | {"provenance": system.provenance}
 
@@ -116,6 +139,27 @@ def origin(weights: Weights, device: torch.device, options: argparse.Namespace) 
         "precision": "float32" if of_others else options.precision,
     }
     return network | versions()
+
+
+def _system_by_quality(pattern: Path, color_mode: str, options: argparse.Namespace) -> System:
+    """The system whose network for JPEG quality 10 is in the file of this name with 10 in place of `QUALITY`."""
+    before, _, after = pattern.name.partition(QUALITY)
+    wanted = re.compile(rf"{re.escape(before)}(\d+){re.escape(after)}")
+    names = sorted(path.name for path in pattern.parent.iterdir()) if pattern.parent.is_dir() else []
+    found = {int(match[1]): match[0] for match in map(wanted.fullmatch, names) if match}
+    if not found:
+        raise FileNotFoundError(f"no weights {pattern} for any quality; {QUALITY} stands for a number")
+    networks = {q: open_network(str(pattern.with_name(name)), color_mode, options) for q, name in found.items()}
+
+    def produce(clean: np.ndarray, case: protocol.Case) -> np.ndarray:
+        network = networks[case.quality]
+        return protocol.restored_by(lambda image: network.restore(network.restorer, image))(clean, case)
+
+    origins = [networks[quality].provenance for quality in sorted(networks)]
+    digest = hashlib.sha256("".join(one["weights_sha256"] for one in origins).encode()).hexdigest()
+    name = re.sub(r"[_-]?q?$", "", before, flags=re.IGNORECASE) or next(iter(networks.values())).restorer.title
+    provenance = origins[0] | {"weights": pattern.name, "weights_sha256": digest}
+    return System(produce, name, provenance, frozenset(networks))
 
 
 _IMAGES = {1: "luma (1-channel)", 3: "colour (3-channel)"}

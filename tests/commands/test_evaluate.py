@@ -14,6 +14,7 @@ from PIL import Image
 from data.color import luma
 from data.jpeg import jpeg_roundtrip
 from evaluation.scores.metrics import score
+from restoration.networks.rdn import RDN
 from restoration.tiling import restore_image
 from tests.networks import save_tiny, tiny_restorer
 from tests.program import SCRIPT, run, run_python
@@ -90,6 +91,44 @@ def test_network_is_scored_and_its_file_recorded(tmp_path: Path, live1: dict, pr
         # bfloat16 keeps 8 bits of the residual.
         assert found["psnr"] == pytest.approx(expected[stem]["psnr"], abs=1e-3 if precision == "float32" else 0.1)
     assert len(content["provenance"]["weights_sha256"]) == 64 and content["provenance"]["precision"] == precision
+
+
+def test_a_system_may_have_a_file_for_each_quality(tmp_path: Path, live1: dict, refusal: Callable) -> None:
+    networks = {quality: tiny_restorer(tail_std=0.3) for quality in (10, 40)}
+    for quality, network in networks.items():
+        save_tiny(tmp_path / f"tiny_q{quality}.safetensors", network)
+    given = ["evaluate", "--weights", tmp_path / "tiny_q{quality}.safetensors", "--sets", "live1", "--device", "cpu",
+        "--data-root", tmp_path]  # fmt: skip
+    run(*given, "--quality", 10, 40, "--json", tmp_path / "o.json")
+    content = json.loads((tmp_path / "o.json").read_text())
+    assert (content["method"], content["provenance"]["weights"]) == ("tiny", "tiny_q{quality}.safetensors")
+    for quality, network in networks.items():
+        for stem, rgb in live1.items():
+            expected = score(restore_image(network, jpeg_roundtrip(luma(rgb), quality)), luma(rgb))
+            found = content["results"]["live1"][str(quality)]["images"][stem]
+            assert found["psnr"] == pytest.approx(expected["psnr"], abs=1e-3)
+    assert "tiny has weights for quality 10, 40, but not for 20; choose by" in refusal(*given, "--quality", 10, 20)
+    given[2] = tmp_path / "none_{quality}.mat"
+    assert "none_{quality}.mat for any quality; {quality} stands for a number" in refusal(*given)
+
+
+def test_another_systems_file_is_named_and_scored(tmp_path: Path, live1: dict, refusal: Callable) -> None:
+    network = RDN(1, width=4, growth=4, blocks=1, layers=1)
+    torch.save(network.state_dict(), tmp_path / "published.pt")
+    given = ["evaluate", "--weights", tmp_path / "published.pt", "--sets", "live1", "--quality", 10, "--device", "cpu",
+        "--data-root", tmp_path]  # fmt: skip
+    run(*given, "--precision", "bfloat16", "--json", tmp_path / "o.json")
+    content = json.loads((tmp_path / "o.json").read_text())
+    assert content["method"] == "published" and content["provenance"]["system"] == "RDN"
+    assert content["provenance"]["precision"] == "float32"  # as its authors ran it, whatever was asked for
+    network.as_published = True
+    expected = [
+        score(restore_image(network, jpeg_roundtrip(luma(rgb), 10)), luma(rgb))["psnr"] for rgb in live1.values()
+    ]
+    assert content["results"]["live1"]["10"]["psnr"] == pytest.approx(np.mean(expected), abs=1e-3)
+    assert "published.pt restores luma (1-channel) images, but colour" in refusal(*given, "--channels", "color")
+    torch.save(RDN(3, width=4, growth=4, blocks=1, layers=1).state_dict(), tmp_path / "published.pt")
+    assert "published.pt restores colour (3-channel) images, but luma" in refusal(*given, "--channels", "gray")
 
 
 def test_a_network_that_gives_no_numbers_gets_no_score(refusal: Callable, tmp_path: Path, live1: dict) -> None:
