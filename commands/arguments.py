@@ -23,11 +23,15 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def add_set_options(
-    parser: argparse.ArgumentParser, *, qualities: Sequence[int] = (10, 20, 30, 40), required: bool = True
+    parser: argparse.ArgumentParser, *, qualities: Sequence[int] | None = (10, 20, 30, 40), required: bool = True
 ) -> None:
-    """Options of the subcommands that measure on sets of images. `qualities` are used if none are given."""
+    """Options of the subcommands that measure on sets of images.
+
+    `qualities` are used if none are given. None leaves --quality to `add_degradation_options`.
+    """
     add_sets_option(parser, required=required)
-    add_quality_option(parser, qualities)
+    if qualities is not None:
+        add_quality_option(parser, qualities)
     parser.add_argument("--channels", choices=COLOR_MODES, default="gray", help="luma or RGB (default: %(default)s)")
 
 
@@ -69,9 +73,9 @@ def add_workers_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=positive,
-        default=os.cpu_count() or 1,
+        default=max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))),
         metavar="N",
-        help="threads that make or score images (default: %(default)s)",
+        help="processes that score images, or threads that make them (default: one for each core: %(default)s)",
     )
 
 

@@ -11,9 +11,9 @@ from data.config import data_root
 from evaluation.encoder.gradcam import find_image
 from evaluation.figures.comparison import LETTERS, ORIGINAL, Shown, comparison_figure
 from evaluation.figures.crops import check_crops
+from evaluation.scores.degradations import Case, Jpeg
 from evaluation.scores.image_sets import COLOR_MODES, ImageSet, read_clean
 from evaluation.scores.metrics import score
-from evaluation.scores.protocol import Case
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +59,7 @@ def draw(options: argparse.Namespace) -> tuple[Figure, dict]:
     is_file = Path(options.image).is_file()
     images = ImageSet(path.absolute().parent.name if is_file else options.image.rpartition("/")[0], [path])
     systems += [restored_system(given, [images], [options.quality]) for given in dict.fromkeys(options.restored)]
-    case = Case(images.name, options.quality, path.stem)
+    case = Case(images.name, Jpeg((options.quality,)), path.stem)
     versions, numbers = [], []
     for system in systems:
         restored = system.produce(clean, case)

@@ -1,16 +1,17 @@
 """`degrade`: the JPEGs of an evaluation as files, for systems that run elsewhere."""
 
 import argparse
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
 from commands.arguments import add_set_options, path_name
+from commands.degradation_options import add_degradation_options, degradations
 from common.files import written_whole
 from data.config import data_root
-from data.jpeg import decode, encode
-from evaluation.scores.image_sets import ImageSet, check_images, open_sets, read_clean
+from data.jpeg import decode
+from evaluation.scores.image_sets import check_images, open_sets, read_clean
+from evaluation.scores.protocol import FileSource, jobs_of
 from restoration.folders import make_folder
 from restoration.photos import Photo, save_photo
 
@@ -23,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Write DIR/<set>/<quality>/<image stem>.jpg, and the same decoded as .png, for every image. A system that runs "
         "elsewhere restores either of them into another folder of the same layout; `evaluate --restored` scores that."
     )
-    add_set_options(parser)
+    add_set_options(parser, qualities=None)
+    add_degradation_options(parser)
     parser.add_argument("--output", required=True, type=path_name, metavar="DIR", help="folder to write to")
     parser.add_argument(
         "--data-root", default="", metavar="DIR", help="folder of the sets (default: DATA_ROOT, or datasets)"
@@ -31,32 +33,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    asked = degradations(options)
     sets = open_sets(options.sets, data_root(options.data_root))
-    check_images(sets, options.channels)
-    files = list(_files(options.output, sets, options.quality))
-    for _, _, stem in files:
-        for path in (_with(stem, ".jpg"), _with(stem, ".png")):
-            if path.exists():  # it may be a restored image, which has the same name
-                raise FileExistsError(f"{path} exists, and nothing is overwritten; name another folder")
+    check_images(sets, options.channels, num_cut_px=max(max(each.shift) for each in asked))
+    jobs, target = jobs_of(sets, asked), FileSource(Path(options.output))
+    pngs = {case: target.path(case) for _, cases in jobs for case in cases}
+    jpegs = {case: png.with_name(f"{case.stem}.jpg") for case, png in pngs.items()}
+    for path in (*pngs.values(), *jpegs.values()):
+        if path.exists():  # it may be a restored image, which has the same name
+            raise FileExistsError(f"{path} exists, and nothing is overwritten; name another folder")
     make_folder(options.output)
-    source, clean = None, None
-    for path, quality, stem in tqdm(files, desc="degrade", unit="image", disable=None):
-        if path != source:
-            source, clean = path, read_clean(path, options.channels)
-        coded = encode(clean, quality)
-        save_photo(Photo(decode(coded), None, {}), _with(stem, ".png"))
-        with written_whole(_with(stem, ".jpg")) as working:
-            working.write_bytes(coded)
-    print(f"{options.output}: {len(files)} JPEG files, and as many PNGs of what they decode to ({options.channels})")
-
-
-def _files(folder: str, sets: Sequence[ImageSet], qualities: Sequence[int]) -> Iterator[tuple[Path, int, Path]]:
-    """Every image at every quality: its file, the quality, and the name of what is written, without suffix."""
-    for name, paths in sets:
-        for path in paths:
-            for quality in qualities:
-                yield path, quality, Path(folder) / name / str(quality) / path.stem
-
-
-def _with(stem: Path, suffix: str) -> Path:
-    return stem.with_name(stem.name + suffix)  # a stem may have dots
+    with tqdm(total=len(pngs), desc="degrade", unit="image", disable=None) as bar:
+        for path, cases in jobs:
+            clean = read_clean(path, options.channels)
+            for case in cases:
+                coded = case.encoded(clean)
+                save_photo(Photo(decode(coded), None, {}), pngs[case])
+                with written_whole(jpegs[case]) as working:
+                    working.write_bytes(coded)
+                bar.update()
+    print(f"{options.output}: {len(pngs)} JPEG files, and as many PNGs of what they decode to ({options.channels})")

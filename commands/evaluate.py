@@ -3,10 +3,11 @@
 import argparse
 
 from commands.arguments import add_common_options, add_set_options
+from commands.degradation_options import add_degradation_options, degradations
 from commands.outputs import check_outputs, report
 from commands.systems import JPEG, QUALITY, build_system, measure, restored_system
 from data.config import data_root
-from evaluation.scores import tables
+from evaluation.scores import double_jpeg, tables
 from evaluation.scores.image_sets import check_images, open_sets
 from evaluation.scores.metrics import METRICS
 
@@ -28,18 +29,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]DIR",
         help="score the images DIR/<set>/<quality>/<image stem>.png instead; may be given more than once",
     )
-    add_set_options(parser)
+    add_set_options(parser, qualities=None)
+    add_degradation_options(parser)
     add_common_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     check_outputs(options)
+    asked = degradations(options)
     sets = open_sets(options.sets, data_root(options.data_root))
-    check_images(sets, options.channels)
+    check_images(sets, options.channels, num_cut_px=max(max(each.shift) for each in asked))
     if options.restored:
-        systems = [restored_system(given, sets, options.quality) for given in dict.fromkeys(options.restored)]
+        systems = [restored_system(given, sets, asked) for given in dict.fromkeys(options.restored)]
     else:
         systems = [build_system(options.weights, options.channels, options)]
-    results = [measure(system, sets, options.quality, options.channels, options) for system in systems]
+    results = [measure(system, sets, asked, options.channels, options) for system in systems]
     content = results[0] if len(results) == 1 else {"measured": results}
-    report(list(map(tables.summarize, results)), content, options)
+    sections = [*map(tables.summarize, results), *double_jpeg.beside_published(results, asked)]
+    report(sections, content, options)

@@ -30,10 +30,10 @@ from evaluation.figures.gain import curves_of, gain_figure
 from evaluation.page.page import Comparison, Drawing, Page
 from evaluation.report import Section
 from evaluation.scores import tables
+from evaluation.scores.degradations import Case, Jpeg
 from evaluation.scores.documents import CHANNEL_TITLES, PAPER_TABLES, SET_TITLES
 from evaluation.scores.image_sets import COLOR_MODES, ImageSet, check_images, open_sets, present_sets, read_clean
 from evaluation.scores.metrics import score
-from evaluation.scores.protocol import Case
 from evaluation.speed.arithmetic import count_gmac
 from restoration.weights import Weights, open_weights
 
@@ -130,7 +130,7 @@ def _pictures(system: System, paths: Sequence[Path], color_mode: str, quality: i
     pictures, crops = [], []
     for path in paths:
         clean = read_clean(path, color_mode)
-        before, after = jpeg_roundtrip(clean, quality), system.produce(clean, Case("", quality, path.stem))
+        before, after = jpeg_roundtrip(clean, quality), system.produce(clean, Case("", Jpeg((quality,)), path.stem))
         change = after.astype(np.int32) - before
         crops.append(most_changed(change, *CROP_PX))
         shown = most_changed(change, *PICTURE_PX)

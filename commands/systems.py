@@ -14,6 +14,7 @@ import torch
 from common.machine import autocast, choose_device, choose_precision, device_name, versions
 from evaluation.scores import protocol
 from evaluation.scores.cache import files_digest
+from evaluation.scores.degradations import Case, Degradation, as_degradations
 from evaluation.scores.image_sets import COLOR_MODES, ImageSet
 from evaluation.scores.protocol import OutputSource
 from restoration.tiling import restore_image
@@ -59,7 +60,7 @@ def build_system(weights: str, color_mode: str, options: argparse.Namespace) -> 
         ValueError: if the file cannot be used, or is for the other color mode.
     """
     if weights == JPEG:
-        return System(protocol.restored_by(lambda image: image), JPEG, versions())
+        return System(protocol.JpegSource(), JPEG, versions())
     if QUALITY in Path(weights).name:
         return _system_by_quality(Path(weights), color_mode, options)
     network = open_network(weights, color_mode, options)
@@ -67,7 +68,7 @@ def build_system(weights: str, color_mode: str, options: argparse.Namespace) -> 
     return System(produce, network.name, network.provenance)
 
 
-def restored_system(given: str, sets: Sequence[ImageSet], qualities: Sequence[int]) -> System:
+def restored_system(given: str, sets: Sequence[ImageSet], qualities: Sequence[int | Degradation]) -> System:
     """The system whose images are in a folder, `DIR/<set>/<quality>/<image stem>.png`.
 
     Args:
@@ -83,8 +84,8 @@ def restored_system(given: str, sets: Sequence[ImageSet], qualities: Sequence[in
     if not name or not folder:
         raise ValueError(f"--restored takes DIR or NAME=DIR, got {given!r}")
     produce = protocol.restored_in(folder, sets, qualities)
-    cases = ((one.name, quality, path.stem) for one in sets for quality in qualities for path in one.paths)
-    digest = files_digest(Path(folder) / name / str(quality) / f"{stem}.png" for name, quality, stem in cases)
+    jobs = protocol.jobs_of(sets, as_degradations(qualities))
+    digest = files_digest(produce.path(case) for job in jobs for case in job.cases)
     return System(produce, name, {"restored_sha256": digest} | versions())
 
 
@@ -114,14 +115,19 @@ def published_for(color_mode: str) -> list[str]:
 
 
 def measure(
-    system: System, sets: Sequence[ImageSet], qualities: Sequence[int], color_mode: str, options: argparse.Namespace
+    system: System,
+    sets: Sequence[ImageSet],
+    qualities: Sequence[int | Degradation],
+    color_mode: str,
+    options: argparse.Namespace,
 ) -> dict:
     """The result of `protocol.evaluate`, with the system's provenance.
 
     Raises:
         ValueError: if the system does not restore one of the qualities; and as `protocol.evaluate`.
     """
-    if system.qualities is not None and (lacking := [q for q in qualities if q not in system.qualities]):
+    asked = {case.quality for job in protocol.jobs_of(sets, as_degradations(qualities)) for case in job.cases}
+    if system.qualities is not None and (lacking := sorted(asked - system.qualities)):
         have = ", ".join(map(str, sorted(system.qualities)))
         raise ValueError(f"{system.name} has weights for quality {have}, but not for {lacking[0]}; choose by --quality")
     result = protocol.evaluate(system.produce, sets, qualities, color_mode, method=system.name, workers=options.workers)
@@ -151,7 +157,7 @@ def _system_by_quality(pattern: Path, color_mode: str, options: argparse.Namespa
         raise FileNotFoundError(f"no weights {pattern} for any quality; {QUALITY} stands for a number")
     networks = {q: open_network(str(pattern.with_name(name)), color_mode, options) for q, name in found.items()}
 
-    def produce(clean: np.ndarray, case: protocol.Case) -> np.ndarray:
+    def produce(clean: np.ndarray, case: Case) -> np.ndarray:
         network = networks[case.quality]
         return protocol.restored_by(lambda image: network.restore(network.restorer, image))(clean, case)
 

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from data.jpeg import jpeg_roundtrip
 from evaluation.report import Section
+from evaluation.scores.degradations import Case
 from evaluation.scores.image_sets import ImageSet, read_clean
-from evaluation.scores.protocol import Case, OutputSource, evaluate
+from evaluation.scores.protocol import OutputSource, evaluate
 from restoration.fineness import fineness_of
 
 FEATURE_SETS = {

@@ -68,8 +68,10 @@ def read_clean(path: Path, color_mode: str) -> np.ndarray:
     return _as_ground_truth(_read_stored(path), color_mode, path)
 
 
-def check_images(sets: Sequence[ImageSet], color_mode: str) -> None:
+def check_images(sets: Sequence[ImageSet], color_mode: str, *, num_cut_px: int = 0) -> None:
     """Read every image once, so that a bad one stops the run before any work. Errors as in `read_clean`.
+
+    Up to `num_cut_px` rows and columns will be cut off each image; it must stay large enough for the metrics.
 
     Warns if scores are not comparable: if a benchmark's pixels are not the known ones, or if another set has gray
     images that are stored as RGB.
@@ -78,7 +80,7 @@ def check_images(sets: Sequence[ImageSet], color_mode: str) -> None:
         digests, gray_as_rgb = {}, []
         for path in paths:
             image = _read_stored(path)
-            _as_ground_truth(image, color_mode, path)
+            _as_ground_truth(image, color_mode, path, num_cut_px)
             digests[path.stem] = pixel_digest(image)
             if _is_gray_as_rgb(image):
                 gray_as_rgb.append(path.name)
@@ -103,13 +105,14 @@ def _read_stored(path: Path) -> np.ndarray:
     return image
 
 
-def _as_ground_truth(image: np.ndarray, color_mode: str, path: Path) -> np.ndarray:
+def _as_ground_truth(image: np.ndarray, color_mode: str, path: Path, num_cut_px: int = 0) -> np.ndarray:
     if color_mode == "color" and image.ndim == 2:
         raise ValueError(
             f"{path} is a gray image; a colour evaluation needs colour images; measure luma (gray) instead"
         )
-    if min(image.shape[:2]) < MIN_SIDE_PX:
-        raise ValueError(f"{path} is {size_of(image)}; the metrics need sides of at least {MIN_SIDE_PX} pixels")
+    if min(image.shape[:2]) < MIN_SIDE_PX + num_cut_px:
+        cut = f", and --shift cuts {num_cut_px} off" * bool(num_cut_px)
+        raise ValueError(f"{path} is {size_of(image)}; the metrics need sides of at least {MIN_SIDE_PX} pixels{cut}")
     return to_channels(image, COLOR_MODES[color_mode], name=path)
 
 

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from engine.checkpoint import load_tensors
 from engine.weight_files import read_weight_file
+from evaluation.scores.degradations import Case, Jpeg
 from evaluation.scores.image_sets import ImageSet, read_clean, size_of
 from evaluation.scores.metrics import PERCEPTUAL
-from evaluation.scores.protocol import GROUND_TRUTH, Case, OutputSource
+from evaluation.scores.protocol import GROUND_TRUTH, OutputSource
 
 MIN_LPIPS_SIDE_PX = 31  # of AlexNet, down to one pixel behind its second pooling
 MIN_FID_IMAGES = 2  # a covariance needs two
@@ -67,7 +68,7 @@ def evaluate(
     features_of_clean = metrics.features(list(clean.values())) if metrics.features else None
     results = {}
     for quality in qualities:
-        outputs = {stem: produce(image, Case(image_set.name, quality, stem)) for stem, image in clean.items()}
+        outputs = {stem: produce(image, Case(image_set.name, Jpeg((quality,)), stem)) for stem, image in clean.items()}
         scores: dict = {"images": {stem: {} for stem in clean}}
         if metrics.lpips:
             distances = {stem: metrics.lpips(output, clean[stem]) for stem, output in outputs.items()}

@@ -166,9 +166,10 @@ def _gains(set_name: str, qualities: dict[str, dict]) -> str:
     mean = sum(gain_of.values()) / len(gain_of)
     num_worse = sum(gain < 0 for gain in gain_of.values())
     stem, quality = min(gain_of, key=gain_of.get)
+    at = f"Q{quality}" if quality[0].isdigit() else f"{quality} quality"
     return (
         f"{set_name}: PSNR gain over the JPEG, all qualities: mean {mean:+.3f} dB; lowest "
-        f"{gain_of[stem, quality]:+.3f} dB ({stem} at Q{quality}); below zero: {num_worse} of {len(gain_of)}"
+        f"{gain_of[stem, quality]:+.3f} dB ({stem} at {at}); below zero: {num_worse} of {len(gain_of)}"
     )
 
 

@@ -84,3 +84,28 @@ def test_a_system_without_images_is_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert message in refusal("evaluate", "--sets", "live1", "--data-root", "data", "--restored", given)
+
+
+def test_images_coded_twice_and_at_drawn_qualities_are_what_an_evaluation_restores(tmp_path: Path, clean: dict) -> None:
+    shared = [
+        "--sets",
+        "live1",
+        "--quality",
+        "random:30..90",
+        "--seed",
+        4,
+        "--double",
+        30,
+        60,
+        "--data-root",
+        tmp_path / "data",
+    ]
+    run("degrade", *shared, "--output", tmp_path / "out")
+    once = jpeg_roundtrip(luma(clean["a"]), 30)
+    written = read_image(tmp_path / "out" / "live1" / "30+60" / "a.png")
+    np.testing.assert_array_equal(written, jpeg_roundtrip(np.ascontiguousarray(once[4:, 4:]), 60))
+    run("evaluate", *shared, "--restored", tmp_path / "out", "--json", tmp_path / "o.json")
+    found = json.loads((tmp_path / "o.json").read_text())["results"]["live1"]
+    assert list(found) == ["random", "30+60"]
+    for scores in found.values():
+        assert scores["gain"] == scores["worst_gain"] == 0

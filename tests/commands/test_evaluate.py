@@ -148,6 +148,17 @@ def test_a_network_that_gives_no_numbers_gets_no_score(refusal: Callable, tmp_pa
         (["--json", SCRIPT / "o.json"], "o.json cannot be written"),
         (["--weights", "tiny.safetensors", "--channels", "color"], "tiny.safetensors restores luma (1-channel) images"),
         (["--restored", "."], "not allowed with"),
+        (["--quality", "random:5"], "'random:5' must be like random:5..99, with two qualities within 1..100"),
+        (["--quality", "random", "random"], "random is given twice"),
+        (["--seed", 3], "--seed draws the qualities of --quality random, which was not given"),
+        (["--shift", "4,4"], "--shift belongs to --double, which was not given"),
+        (["--double", "30", "30", "--shift", "4"], "must be DX,DY, two whole numbers from 0 to 15, got 4"),
+        (["--double", "30", "30", "--shift", "0,16"], "from 0 to 15, got 0,16"),
+        (["--double", "30", "0"], "must be a whole number from 1 to 100, got 0"),
+        (
+            ["--double", "30", "30", "--shift", "14,14"],
+            "a.png is 40x24; the metrics need sides of at least 11 pixels, and",
+        ),
         *(
             (["--quality", quality], f"--quality: '{quality}' is no quality within 1..100 and no range such as '10..9")
             for quality in ("0", "20..10", "")
@@ -198,6 +209,40 @@ def test_qualities_may_be_ranges(tmp_path: Path, live1: dict) -> None:
         "--data-root", tmp_path, "--json", tmp_path / "o.json")  # fmt: skip
     scores = json.loads((tmp_path / "o.json").read_text())["results"]["live1"]
     assert list(scores) == ["10", "15", "20", "25", "90", "91"]
+
+
+def test_images_are_coded_twice_and_at_drawn_qualities(
+    tmp_path: Path, live1: dict, capsys: pytest.CaptureFixture
+) -> None:
+    asked = ["--double", 30, 30, "--double", 30, 50]
+    run(
+        "evaluate",
+        "--weights",
+        "jpeg",
+        "--sets",
+        "live1",
+        *asked,
+        "--data-root",
+        tmp_path,
+        "--json",
+        tmp_path / "o.json",
+    )
+    content = json.loads((tmp_path / "o.json").read_text())
+    assert list(content["results"]["live1"]) == ["30+30", "30+50"]
+    assert "30+30, 30+50: JPEG twice, 4 columns and 4 rows cut off" in content["protocol"]
+    for stem, rgb in live1.items():
+        twice = jpeg_roundtrip(np.ascontiguousarray(jpeg_roundtrip(luma(rgb), 30)[4:, 4:]), 50)
+        expected = score(twice, np.ascontiguousarray(luma(rgb)[4:, 4:]))
+        assert content["results"]["live1"]["30+50"]["images"][stem] == expected | {"gain": 0}
+    lines = capsys.readouterr().out.splitlines()
+    assert "OAPT    printed   32.10  32.86" in lines and "OAPT is trained on images that were coded twice." in lines
+
+    run("evaluate", "--weights", "jpeg", "--sets", "live1", "--quality", "random:20..40", 10, "--seed", 7, *asked[:3],
+        "--shift", "0,3", "--data-root", tmp_path, "--json", tmp_path / "o.json")  # fmt: skip
+    content = json.loads((tmp_path / "o.json").read_text())
+    assert list(content["results"]["live1"]) == ["10", "random", "30+30"]
+    assert "drawn from 20..40, seed 7; 30+30: JPEG twice, 0 columns and 3 rows" in content["protocol"]
+    assert all(20 <= image["quality"] <= 40 for image in content["results"]["live1"]["random"]["images"].values())
 
 
 def test_script_exits_with_status_2_and_one_line() -> None:

@@ -1,11 +1,14 @@
 """The protocols: ground truth, degradation, scores, and the paper's JPEG rows where the benchmarks are at hand."""
 
 import math
+import os
 import threading
 import time
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +22,10 @@ from data.jpeg import jpeg_roundtrip
 from data.known_sets import KNOWN_SETS, measured_folders, pixel_digest, split_digest
 from data.splits import bsds500_stems
 from evaluation.scores import image_sets, protocol
+from evaluation.scores.degradations import Case, Jpeg, RandomJpeg
 from evaluation.scores.image_sets import check_images, open_sets, present_sets, read_clean
 from evaluation.scores.metrics import METRICS, psnr, psnrb, score
-from evaluation.scores.protocol import evaluate, restored_by, restored_in
+from evaluation.scores.protocol import JpegSource, LightSource, evaluate, restored_by, restored_in
 from evaluation.scores.tables import agrees, paper_table
 from tests.synthetic import save_mosaic
 
@@ -73,6 +77,48 @@ def test_luma_jpeg_at_quality_10_to_more_decimals(
     decimals = 4 if set_name == "bsds500" else 3
     assert (round(measured["psnr"], decimals), round(measured["psnrb"], decimals)) == (row[0], row[2])
     assert round(measured["ssim"], 4) == row[1]
+
+
+@pytest.mark.parametrize(
+    ("qualities", "row"),
+    [
+        ((30, 30), (29.98, 0.8475, 28.11)),
+        ((50, 50), (31.58, 0.8879, 29.77)),
+        ((30, 50), (30.61, 0.8648, 29.30)),
+        ((50, 30), (30.62, 0.8656, 28.36)),
+    ],
+)
+def test_rows_of_images_coded_twice_are_known(
+    data_root: DataRoot, qualities: tuple[int, int], row: tuple[float, float, float]
+) -> None:
+    sets = open_sets(["live1"], data_root("live1"))
+    twice = Jpeg(qualities, shift=(4, 4))
+    scores = evaluate(JpegSource(), sets, [twice], "gray", method="jpeg")["results"]["live1"][twice.label]
+    assert (round(scores["psnr"], 2), round(scores["ssim"], 4), round(scores["psnrb"], 2)) == row
+
+
+def test_an_image_coded_twice_is_compared_with_the_part_that_is_left(tmp_path: Path) -> None:
+    clean = save_mosaic(tmp_path / "mine" / "a.png", 40, 48, 3)
+    sets = open_sets([str(tmp_path / "mine")], "")
+    result = evaluate(JpegSource(), sets, [Jpeg((20, 60), (3, 5))], "color", method="jpeg")
+    coded = jpeg_roundtrip(np.ascontiguousarray(jpeg_roundtrip(clean, 20)[3:, 5:]), 60)
+    expected = score(coded, np.ascontiguousarray(clean[3:, 5:]))
+    assert result["results"]["mine"]["20+60"]["images"] == {"a": expected | {"gain": 0.0}}
+    assert "20+60: JPEG twice, 5 columns and 3 rows cut off the top left in between; PSNR" in result["protocol"]
+    with pytest.raises(ValueError, match="a.png is 48x40; .* at least 11 pixels, and --shift cuts 30 off"):
+        check_images(sets, "color", num_cut_px=30)
+
+
+def test_a_drawn_quality_is_the_images_own_and_is_recorded(tmp_path: Path) -> None:
+    images = {stem: save_mosaic(tmp_path / "mine" / f"{stem}.png", 24, 24, seed=ord(stem)) for stem in "abcde"}
+    sets = open_sets([str(tmp_path / "mine")], "")
+    result = evaluate(JpegSource(), sets, [RandomJpeg(5, 95, 3)], "gray", method="jpeg", workers=2)
+    found = result["results"]["mine"]["random"]["images"]
+    assert "random: the quality of each image is drawn from 5..95, seed 3" in result["protocol"]
+    assert len({scores["quality"] for scores in found.values()}) > 1
+    for stem, scores in found.items():
+        expected = score(jpeg_roundtrip(images[stem], scores["quality"]), images[stem])
+        assert scores == expected | {"gain": 0.0, "quality": scores["quality"]}
 
 
 def test_colour_psnrb_depends_on_the_channel_order(data_root: DataRoot) -> None:
@@ -139,8 +185,31 @@ def test_number_of_workers_does_not_change_the_result(tmp_path: Path) -> None:
     for i in range(7):
         save_mosaic(tmp_path / "mine" / f"{i}.png", 24, 24, seed=i)
     sets = open_sets([str(tmp_path / "mine")], tmp_path)
-    results = [evaluate(restored_by(identity), sets, [20], "gray", method="jpeg", workers=n) for n in (1, 3)]
-    assert results[0] == results[1]
+    results = [
+        evaluate(produce, sets, [20, Jpeg((30, 50), (4, 4)), 40], "gray", method="jpeg", workers=workers)
+        for produce in (restored_by(identity), JpegSource())
+        for workers in (1, 3)
+    ]
+    assert all(result == results[0] for result in results)
+
+
+class Failing(LightSource):
+    """Fails in the process that scores it."""
+
+    def __init__(self, how: Callable) -> None:
+        self.how = how
+
+    def output(self, degraded: np.ndarray, case: Case) -> np.ndarray:
+        return self.how()
+
+
+def test_failures_of_scoring_processes_are_raised_here(tmp_path: Path) -> None:
+    save_mosaic(tmp_path / "mine" / "1.png", 24, 24)
+    sets = open_sets([str(tmp_path / "mine")], tmp_path)
+    with pytest.raises(ChildProcessError, match="a scoring process was killed, .* lower --workers"):
+        evaluate(Failing(partial(os._exit, 1)), sets, [20], "gray", method="killed", workers=2)
+    with pytest.raises(FileNotFoundError, match="nowhere.png"):
+        evaluate(Failing(partial(read_image, "nowhere.png")), sets, [20], "gray", method="lost", workers=2)
 
 
 @pytest.mark.parametrize(("num_fitting", "at_once"), [(0.5, 1), (1, 1), (2.5, 2), (100, 4)])
@@ -152,10 +221,12 @@ def test_large_images_are_scored_a_few_at_a_time_but_always_one(
         save_mosaic(tmp_path / "mine" / f"{i}.png", 24, 32, seed=i)
     sets = open_sets([str(tmp_path / "mine")], "")
     expected = evaluate(restored_by(identity), sets, [20, 40], "gray", method="jpeg")
-    monkeypatch.setattr(protocol, "SCORING_BYTES", num_fitting * 24 * 32 * protocol.SCORING_BYTES_PER_PIXEL)
+    job_bytes = 24 * 32 * (protocol.SCORING_BYTES_PER_PIXEL["gray"] + 2)
+    monkeypatch.setattr(protocol, "SCORING_BYTES", num_fitting * job_bytes)
+    monkeypatch.setattr(protocol, "scoring_processes", ThreadPoolExecutor)  # which share the numbers below
     changed, score_one, numbers = threading.Condition(), protocol._score, {"now": 0, "most": 0, "submitted": 0}
 
-    def counted(*arguments: object) -> protocol.Scores:
+    def counted(*arguments: object) -> list[protocol.Scores]:
         with changed:
             numbers["now"] += 1
             numbers["most"] = max(numbers["most"], numbers["now"])
@@ -175,7 +246,9 @@ def test_large_images_are_scored_a_few_at_a_time_but_always_one(
 def test_outputs_do_not_pile_up_before_they_are_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(8):
         save_mosaic(tmp_path / "mine" / f"{i}.png", 24, 32, seed=i)
-    monkeypatch.setattr(protocol, "SCORING_BYTES", 2 * 24 * 32 * protocol.SCORING_BYTES_PER_PIXEL)
+    job_bytes = 24 * 32 * (protocol.SCORING_BYTES_PER_PIXEL["gray"] + 1)
+    monkeypatch.setattr(protocol, "SCORING_BYTES", 2 * job_bytes)
+    monkeypatch.setattr(protocol, "scoring_processes", ThreadPoolExecutor)  # which share the outputs' memory
     score_one = protocol._score
     monkeypatch.setattr(protocol, "_score", lambda *arguments: time.sleep(0.02) or score_one(*arguments))
     alive: weakref.WeakSet = weakref.WeakSet()
