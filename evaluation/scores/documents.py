@@ -17,8 +17,9 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from common.files import sha256, write_text
-from evaluation.report import NO_VALUE, as_json
+from evaluation.report import NO_VALUE, as_json, as_markdown
 from evaluation.scores.metrics import METRICS
+from evaluation.scores.paper import sections_of
 from evaluation.scores.tables import metrics_of, paper_table
 
 RESULTS = "docs/results"
@@ -38,10 +39,10 @@ _MARK = re.compile(r"(<!-- table (\S+): ([^>]*?) -->)(.*?)(<!-- end -->)", re.DO
 
 
 def keep_result(path: str | Path, root: str | Path) -> Path:
-    """Copy a result of `protocol.evaluate` to `docs/results`, without the scores of single images.
+    """Copy a result of `evaluate` or `table` to `docs/results`, without the scores of single images.
 
     Args:
-        path: the JSON file. The copy has the same name. The date of the file becomes "measured".
+        path: the JSON file. The copy has the same name. The date of the file becomes "measured", of a table "date".
         root: the project's folder.
 
     Returns:
@@ -54,13 +55,13 @@ def keep_result(path: str | Path, root: str | Path) -> Path:
     path = Path(path)
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        slim = {
-            set_name: {quality: _without_images(scores) for quality, scores in qualities.items()}
-            for set_name, qualities in result["results"].items()
-        }
-        kept = {"measured": str(date.fromtimestamp(path.stat().st_mtime))} | result | {"results": slim}
+        day = str(date.fromtimestamp(path.stat().st_mtime))
+        if "table" in result:
+            kept = {"date": day} | result | {"measured": [_slim(one) for one in result["measured"]]}
+        else:
+            kept = {"measured": day} | _slim(result)
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{path} is not a result of `evaluate`; give the JSON file of one") from None
+        raise ValueError(f"{path} is not a result of `evaluate` or `table`; give the JSON file of one") from None
     target = Path(root) / RESULTS / path.name
     write_text(target, as_json(kept))
     return target
@@ -168,6 +169,20 @@ def gains_table(paths: Sequence[Path]) -> str:
     return "".join(parts)
 
 
+def printed_tables(paths: Sequence[Path]) -> str:
+    """Results of the command `table`, as it prints them."""
+    parts = []
+    for content in map(_read, paths):
+        made = [one["provenance"] for one in content["measured"]]
+        settings = {f"{one['device']}, {one['precision']}" for one in made if "device" in one}
+        digests = {f"{one['weights']} `{one['weights_sha256'][:12]}`" for one in made if "weights" in one}
+        origin = [f"Measured {content['date']}: {'; '.join(sorted(settings))}"]
+        if content["table"] != 5:  # of which nobody has the networks
+            origin += [f"sha256 of {digest}" for digest in sorted(digests)]
+        parts += ["\n\n", "\n".join(map(as_markdown, sections_of(content))), "\n", ", ".join(origin), ".\n\n"]
+    return "".join(parts)
+
+
 def weight_files(paths: Sequence[Path]) -> str:
     """Name, number type, size and checksum of each weight file, all on one line."""
     described = []
@@ -184,11 +199,24 @@ LAYOUTS: dict[str, Callable[[Sequence[Path]], str]] = {
     "full": full_table,
     "scores": scores_table,
     "gains": gains_table,
+    "printed": printed_tables,
     "weights": weight_files,
 }
 
 
+def _slim(result: dict) -> dict:
+    """A result of `protocol.evaluate` without the scores of single images."""
+    return result | {
+        "results": {
+            set_name: {quality: _without_images(scores) for quality, scores in qualities.items()}
+            for set_name, qualities in result["results"].items()
+        }
+    }
+
+
 def _without_images(scores: dict) -> dict:
+    if "gain" not in scores:  # of Table 2
+        return {name: value for name, value in scores.items() if name != "images"}
     gains = [image["gain"] for image in scores["images"].values()]
     counts = {"num_images": len(gains), "num_worse": sum(gain is not None and gain < 0 for gain in gains)}
     return {name: value for name, value in scores.items() if name != "images"} | counts

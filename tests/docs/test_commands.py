@@ -11,6 +11,7 @@ from functools import cache
 
 import pytest
 
+from commands import ablation
 from commands.arguments import OneLineParser
 from cqe.config import CqeConfig
 from data.__main__ import _parser as data_parser
@@ -27,7 +28,7 @@ PAGES = sorted(
 CONFIGS = {"train_cqe.py": CqeConfig, "train_restorer.py": RestorerConfig}
 SECTIONS = {field.name for config in CONFIGS.values() for field in dataclasses.fields(config)}
 COMMAND = re.compile(
-    r"^(?:torchrun --standalone --nproc_per_node=2|python) +(test\.py|-m data|train_\w+\.py)(?: +(.*))?$"
+    r"^(?:torchrun --standalone --nproc_per_node=2|python) +(test\.py|-m data|-m commands\.ablation|train_\w+\.py)(?: +(.*))?$"
 )
 PLACEHOLDER = re.compile(r"\.\.\.(?!\d)|<|OPTIONS|\bS\b")  # what a reader fills in; only option names are checked
 OTHERS = {"--standalone", "--nproc_per_node", "--logdir"}  # torchrun's and TensorBoard's
@@ -46,7 +47,12 @@ def test_commands_are_understood(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_options_exist(page: str) -> None:
-    known = OTHERS.union(options_of("-m data"), *map(options_of, CONFIGS), *map(options_of, subcommands()))
+    known = OTHERS.union(
+        options_of("-m data"),
+        options_of("-m commands.ablation"),
+        *map(options_of, CONFIGS),
+        *map(options_of, subcommands()),
+    )
     for code in snippets(page):
         unknown = {word.split("=")[0] for word in re.findall(r"(?<!\S)--[A-Za-z]\S*", code)} - known
         assert not unknown, f"{page}: {sorted(unknown)} in `{code}`"
@@ -98,7 +104,9 @@ def understand(program: str, words: list[str]) -> None:
         parser = data_parser()
     if not words or words == ["--help"] or PLACEHOLDER.search(" ".join(words)):
         return
-    if program in CONFIGS:
+    if program == "-m commands.ablation":
+        ablation.planned(*ablation.build_parser().parse_known_args(words))
+    elif program in CONFIGS:
         files = [
             ROOT / file if option == "--config" else file for option, file in zip(["", *words], words, strict=False)
         ]
@@ -134,6 +142,8 @@ def options_of(program: str) -> frozenset[str]:
     """Options, in full, of a subcommand of test.py, of a training script or of `-m data`."""
     if program in CONFIGS:
         return frozenset({"--config", *SHORT_OPTIONS, "--help"} | {f"--{key}" for key in keys_of(CONFIGS[program])})
+    if program == "-m commands.ablation":
+        return frozenset(option_strings(ablation.build_parser()))
     return frozenset(option_strings(data_parser() if program == "-m data" else subcommand_parser(program)))
 
 
