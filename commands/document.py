@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "results",
         nargs="*",
         metavar="JSON",
-        help=f"file that evaluate or table wrote (--json); it is first copied to {RESULTS}, without the scores of images",
+        help=f"file of evaluate or table (--json); it is first copied to {RESULTS}, without the scores of images",
     )
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a table is not up to date")
     parser.add_argument("--root", default=str(PROJECT), metavar="DIR", help="the project's folder (default: this one)")

@@ -28,7 +28,8 @@ PAGES = sorted(
 CONFIGS = {"train_cqe.py": CqeConfig, "train_restorer.py": RestorerConfig}
 SECTIONS = {field.name for config in CONFIGS.values() for field in dataclasses.fields(config)}
 COMMAND = re.compile(
-    r"^(?:torchrun --standalone --nproc_per_node=2|python) +(test\.py|-m data|-m commands\.ablation|train_\w+\.py)(?: +(.*))?$"
+    r"^(?:torchrun --standalone --nproc_per_node=2|python) +"
+    r"(test\.py|-m data|-m commands\.ablation|train_\w+\.py)(?: +(.*))?$"
 )
 PLACEHOLDER = re.compile(r"\.\.\.(?!\d)|<|OPTIONS|\bS\b")  # what a reader fills in; only option names are checked
 OTHERS = {"--standalone", "--nproc_per_node", "--logdir"}  # torchrun's and TensorBoard's
@@ -47,12 +48,8 @@ def test_commands_are_understood(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_options_exist(page: str) -> None:
-    known = OTHERS.union(
-        options_of("-m data"),
-        options_of("-m commands.ablation"),
-        *map(options_of, CONFIGS),
-        *map(options_of, subcommands()),
-    )
+    programs = ("-m data", "-m commands.ablation", *CONFIGS, *subcommands())
+    known = OTHERS.union(*map(options_of, programs))
     for code in snippets(page):
         unknown = {word.split("=")[0] for word in re.findall(r"(?<!\S)--[A-Za-z]\S*", code)} - known
         assert not unknown, f"{page}: {sorted(unknown)} in `{code}`"
