@@ -16,7 +16,7 @@ from common.errors import user_errors
 # Each is a file of `commands` with HELP, add_arguments(parser) and run(options).
 COMMANDS = (
     "evaluate", "table", "figure", "report", "represent", "guidance", "restore", "probe", "calibrate", "describe",
-    "benchmark", "publish", "document", "degrade",
+    "benchmark", "publish", "document", "degrade", "fit",
 )  # fmt: skip
 
 

@@ -139,6 +139,13 @@ def host_bytes(name: str) -> int:
     return 0
 
 
+def memory_limit(device: torch.device) -> float:
+    """Bytes of memory that this process can have in all: on a GPU, or of the host."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    return host_bytes("VmRSS") + free_memory()
+
+
 def free_memory() -> float:
     """Bytes of memory that this process can still get. Infinite where Linux's files about memory are missing."""
     free = math.inf

@@ -1,0 +1,73 @@
+"""`fit`: what fits a training of stage 2 to this machine, written as a config to lay over its own."""
+
+import argparse
+from pathlib import Path
+
+import torch
+import yaml
+
+from common.files import check_writable, write_text
+from common.machine import choose_device, hardware
+from cqe.weights import check_channels
+from data.config import data_root
+from data.patches import RestorationPatches, open_training_stores
+from engine.config import parse_config
+from evaluation.speed.fitting import Fitting
+from restoration.config import RestorerConfig
+from restoration.networks import build_restorer
+from restoration.networks.restorer import Restorer
+from restoration.weights import open_weights
+
+HELP = "check this machine, and choose batch, patch, workers and settings for a training of stage 2"
+DEFAULT_MINUTES = 25.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.description = (
+        "Packs the training images. Compares the gradients of the compiled, bfloat16 and channels-last step with those "
+        "of the eager float32 one; what differs or fails is left out. Then tries batch sizes until memory or speed "
+        "stops growing. Writes what was found as a config, to be given behind the training's own. Keeps the file if "
+        "it is already there, because a run must go on with the sizes it began with."
+    )
+    parser.add_argument("--output", required=True, metavar="FILE", help="the config to write, such as fitted.yaml")
+    parser.add_argument(
+        "training", nargs="+", metavar="OPTION", help="behind `--`: the options of train_restorer.py, --config and all"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the file."""
+    config = parse_config(RestorerConfig, options.training)
+    if Path(options.output).is_file():
+        print(f"{options.output} is kept; remove it to choose again")
+        return
+    check_writable(options.output)
+    device = choose_device(config.trainer.device)
+    torch.manual_seed(config.trainer.seed)
+    network = untrained(config)
+    print("machine: " + ", ".join(f"{name} {value}" for name, value in hardware(device).items()), flush=True)
+    stores = open_training_stores(config.data, data_root(config.data.root))
+    dataset = RestorationPatches(stores, config.data, config.histories, seed=config.trainer.seed)
+    found = Fitting(network, config, device, lambda line: print(line, flush=True)).run(dataset)
+    overlay = found.overlay(config.trainer.max_minutes or DEFAULT_MINUTES)
+    command = " ".join(options.training)
+    write_text(options.output, f"# Made by: test.py fit -- {command}\n{yaml.safe_dump(overlay, sort_keys=False)}")
+    print(f"written: {options.output}")
+
+
+def untrained(config: RestorerConfig) -> Restorer:
+    """The configured network. Only its encoder is trained.
+
+    Raises:
+        FileNotFoundError, ValueError: as `open_weights`; and if the encoder is for other image channels.
+    """
+    channels = config.data.channels
+    guide = open_weights(config.initial_weights or config.encoder, needs="encoder")
+    if config.initial_weights and guide.encoder.in_channels != channels:  # a luma network to start from, for RGB
+        guide = open_weights(config.encoder, needs="encoder")
+    check_channels(guide.encoder, channels, guide.path)
+    restorer = build_restorer(config.network, guide.encoder, channels)
+    if config.train_encoder:
+        restorer.train_encoder()
+    return restorer

@@ -1,0 +1,250 @@
+"""Fitting a training to a machine: what is left out, which sizes are chosen, and the whole on a small network."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+import train_restorer
+from engine.config import parse_config
+from evaluation.speed import fitting
+from evaluation.speed.fitting import (
+    Fit,
+    Fitting,
+    checked,
+    chosen_batch,
+    chosen_workers,
+    distance,
+    read_batches,
+    samples_per_second,
+)
+from evaluation.speed.trials import Reading, Settings, Trial, made_up_patches
+from restoration.config import RestorerConfig
+from restoration.weights import load_restorer
+from tests import program
+from tests.networks import TINY, save_tiny, tiny_restorer
+from tests.synthetic import make_data_root, restorer_settings, write_config
+
+CPU = torch.device("cpu")
+ALL = Settings("bfloat16", channels_last=True, compile=True)
+GIB = 2**30
+
+
+@pytest.fixture
+def lines() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RestorerConfig:
+    """A training that lasts a moment, around a small network's own encoder."""
+    settings = restorer_settings(
+        make_data_root(tmp_path / "data"), tmp_path / "run", save_tiny(tmp_path / "encoder.st")
+    )
+    return parse_config(RestorerConfig, ["--config", str(write_config(tmp_path / "config.yaml", settings))])
+
+
+def gradients_of(errors: dict[str, float | str]) -> Callable[[Settings], Tensor]:
+    """Rows whose distance from (1, 0) is the sum of the errors of the settings, by name; a text is an error raised."""
+
+    def gradients(settings: Settings) -> Tensor:
+        found = 0.0
+        for name, error in errors.items():
+            if getattr(settings, name) != getattr(Settings(), name):
+                if isinstance(error, str):
+                    raise RuntimeError(error)
+                found += error
+        return torch.tensor([1.0, found])
+
+    return gradients
+
+
+@pytest.mark.parametrize(
+    ("errors", "left"),
+    [
+        ({}, ALL),
+        ({"precision": 0.09}, ALL),
+        ({"precision": 0.2}, replace(ALL, precision="float32")),
+        ({"precision": float("nan")}, replace(ALL, precision="float32")),
+        ({"channels_last": "no kernel\nfor it"}, replace(ALL, channels_last=False)),
+        ({"compile": 0.5}, replace(ALL, compile=False)),
+        ({"compile": "a", "channels_last": "b", "precision": 9.0}, Settings()),
+        # Without bfloat16, less is allowed.
+        ({"precision": 0.2, "compile": 0.05}, Settings(channels_last=True)),
+    ],
+)
+def test_settings_with_wrong_gradients_are_left_out_and_said(errors: dict, left: Settings, lines: list[str]) -> None:
+    assert checked(Settings(), ALL, gradients_of(errors), lines.append) == left
+    assert len(lines) == 3
+    failed = [line for line in lines if "FAILED, left out" in line]
+    assert len(failed) == sum(
+        getattr(left, name) != getattr(ALL, name) for name in ("precision", "channels_last", "compile")
+    )
+    if "channels_last" in errors and len(errors) == 1:
+        assert failed == ["check FAILED, left out: eager, bfloat16, channels-last: no kernel for it"]
+
+
+def test_what_is_not_wanted_is_not_checked(lines: list[str]) -> None:
+    assert checked(Settings(), Settings(), gradients_of({}), lines.append) == Settings() and not lines
+
+
+def test_the_distance_is_relative_to_the_reference() -> None:
+    assert distance(torch.tensor([3.0, 4.5]), torch.tensor([3.0, 4.0])) == pytest.approx(0.1)
+
+
+def machine(speeds: dict[int, float], *, fixed: float = 1.0, each: float = 1.0, room: int = 10**9) -> Callable:
+    """Readings of a device with these images/s at each batch size; memory in GiB. `room` images fit."""
+
+    def read(size: int) -> Reading | None:
+        return None if size > room else Reading(size / speeds[size], int((fixed + each * size) * GIB))
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("read", "limits", "tried", "chosen"),
+    [
+        # The speed stops growing at 32; 16 is within a tenth of it.
+        (machine({4: 50, 8: 100, 16: 190, 32: 200, 64: 200}), {}, [4, 8, 16, 32, 64], 16),
+        # 16 would take 17 GiB.
+        (machine({4: 10, 8: 20, 16: 40}), {"limit_bytes": 16 * GIB}, [4, 8], 8),
+        (machine({4: 10, 8: 20, 16: 40}), {"limit_bytes": 17 * GIB}, [4, 8, 16], 16),
+        (machine({4: 10, 8: 20}), {"largest": 9}, [4, 8], 8),
+        # Memory runs out where it was not foreseen.
+        (machine({4: 10, 8: 20, 16: 40}, each=0.0, room=9), {}, [4, 8], 8),
+        # Not even the first size fits: smaller ones are tried.
+        (machine({4: 10, 2: 6, 1: 3}, room=2), {}, [2], 2),
+        (machine({}, room=0), {}, [], None),
+    ],
+)
+def test_the_batch_grows_until_speed_or_memory_stops_it(
+    read: Callable, limits: dict, tried: list[int], chosen: int | None, lines: list[str]
+) -> None:
+    options = {"largest": 64, "limit_bytes": 1000 * GIB} | limits
+    readings = read_batches(read, start=4, say=lines.append, **options)
+    assert list(readings) == tried
+    assert not readings or chosen_batch(readings) == chosen
+
+
+@pytest.mark.parametrize(
+    ("needed", "of_one", "cores", "expected"),
+    [(800, 250, 16, 5), (8000, 250, 16, 15), (1, 250, 16, 1), (800, 250, 1, 1)],
+)
+def test_the_loader_gets_as_many_workers_as_feed_the_device(
+    needed: float, of_one: float, cores: int, expected: int, lines: list[str]
+) -> None:
+    assert chosen_workers(needed, of_one, cores, lines.append) == expected
+    assert ("TOO SLOW" in lines[0]) == (expected * of_one < needed)
+
+
+def test_the_speed_of_the_loader_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+
+    class Samples:
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, position: tuple[int, int]) -> int:
+            assert position[1] < 3
+            clock[0] += 0.25
+            return 0
+
+    monkeypatch.setattr(fitting, "perf_counter", lambda: clock[0])
+    assert samples_per_second(Samples()) == 4.0
+
+
+def test_gradients_reach_every_weight_and_stay_near_in_bfloat16(config: RestorerConfig) -> None:
+    network = tiny_restorer()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    config = replace(config, network=TINY)
+    patches = made_up_patches(2, 1, 32)
+    plain, half = (
+        Trial(network, config, Settings(precision), CPU).gradients(*patches) for precision in ("float32", "bfloat16")
+    )
+    assert len(plain) == sum(value.numel() for value in network.parameters() if value.requires_grad)
+    assert (plain != 0).float().mean() > 0.9  # ReLUs may switch some off
+    assert 0 < distance(half, plain) < fitting.TOLERANCES["bfloat16"]
+    torch.testing.assert_close(dict(network.state_dict()), before, rtol=0, atol=0)
+
+
+def test_a_step_that_cannot_be_compiled_is_left_out(
+    config: RestorerConfig, monkeypatch: pytest.MonkeyPatch, lines: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(function: Callable, **options: object) -> Callable:
+        def call(*inputs: Tensor) -> None:
+            raise RuntimeError("no compiler")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", failing)
+
+    def gradients(settings: Settings) -> Tensor:
+        return Trial(tiny_restorer(), config, settings, CPU).gradients(*made_up_patches(1, 1, 16))
+
+    with caplog.at_level(logging.WARNING):
+        assert checked(Settings(), Settings(compile=True), gradients, lines.append) == Settings()
+    assert "torch.compile did not work" in lines[0] and "no compiler" in caplog.text
+
+
+def test_the_patch_is_halved_where_no_batch_fits(
+    config: RestorerConfig, monkeypatch: pytest.MonkeyPatch, lines: list[str]
+) -> None:
+    config = replace(config, data=replace(config.data, patch_size_px=128))
+    sizes = []
+
+    def read(self: Fitting, settings: Settings, batch_size: int, size_px: int) -> Reading | None:
+        sizes.append(size_px)
+        return Reading(1.0, GIB) if size_px <= largest else None
+
+    monkeypatch.setattr(Fitting, "_read", read)
+    largest = 64
+    found, readings = Fitting(tiny_restorer(), config, CPU, lines.append)._readings(Settings(), 8)
+    assert found == 64 and sorted(set(sizes)) == [64, 128] and readings
+    largest = 0
+    with pytest.raises(
+        ValueError, match="no step fits into the memory of cpu, however small: choose a smaller network"
+    ):
+        Fitting(tiny_restorer(), config, CPU, lines.append)._readings(Settings(), 8)
+
+
+def test_the_overlay_validates_ten_times() -> None:
+    overlay = Fit(Settings("bfloat16", True, False), 32, 256, 15, steps_per_second=20).overlay(25)
+    assert overlay["data"] == {"batch_size": 32, "patch_size_px": 256, "num_workers": 15}
+    assert overlay["trainer"] == {
+        "precision": "bfloat16", "channels_last": True, "compile": False, "validate_every_steps": 3000
+    }  # fmt: skip
+
+
+def test_a_training_is_fitted_run_and_stored_as_the_makefile_does(
+    tmp_path: Path, config: RestorerConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("evaluation.speed.trials.TIMED_SECONDS", 0.0)
+    monkeypatch.setattr(fitting, "LOADER_SECONDS", 0.0)
+    fitted, given = tmp_path / "fitted.yaml", [f"--config={tmp_path / 'config.yaml'}", "--trainer.max_minutes=1"]
+    program.run("fit", "--output", fitted, "--", *given)
+    said = capsys.readouterr().out
+    assert "chosen: batch" in said and "loader: " in said and "eager, float32, NCHW" in said
+    overlay = yaml.safe_load(fitted.read_text())
+    assert overlay["data"]["patch_size_px"] == 32 and 4 <= overlay["data"]["batch_size"] <= 8
+    before = fitted.read_bytes()
+    program.run("fit", "--output", fitted, "--", *given)
+    assert "is kept" in capsys.readouterr().out and fitted.read_bytes() == before
+    arguments = ["train", given[0], f"--config={fitted}", "--trainer.max_steps=1", "--data.num_workers=0"]
+    monkeypatch.setattr("sys.argv", arguments)
+    train_restorer.main()
+    program.run(
+        "publish", "--weights", tmp_path / "run" / "restorer.safetensors", "--output", tmp_path / "n.safetensors"
+    )
+    assert load_restorer(tmp_path / "n.safetensors").channels == 1
+
+
+def test_an_encoder_of_other_channels_is_refused(
+    tmp_path: Path, config: RestorerConfig, refusal: Callable[..., str]
+) -> None:
+    given = [f"--config={tmp_path / 'config.yaml'}", "--data.channels=3"]
+    assert "3 channel(s) are needed" in refusal("fit", "--output", tmp_path / "fitted.yaml", "--", *given)
