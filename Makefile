@@ -1,4 +1,4 @@
-# make quickstart | test | lint | format | benchmark | results | tables | figures | picture
+# make quickstart | test | lint | format | benchmark | results | tables | figures | picture | train-for | test-gpu
 # Each target first makes .venv and installs requirements.txt, if that has not been done.
 PYTHON ?= python3
 VENV := .venv
@@ -7,13 +7,20 @@ INSTALLED := $(VENV)/.installed
 QUICK := runs/quickstart
 EVALUATE = $(BIN)/python test.py evaluate --device cpu
 
-.PHONY: quickstart test lint format benchmark clean-quickstart results results-gray results-color tables figures picture
+.PHONY: quickstart test lint format benchmark clean-quickstart results results-gray results-color tables figures picture \
+	train-for test-gpu
 
 $(INSTALLED): requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(if $(WHEELS),$(SHARE) && $(OFFLINE),$(PIP) -r requirements.txt)
 	touch $@
+
+# With WHEELS=FOLDER nothing is downloaded: .venv shares the packages of $(PYTHON), and gets all wheels of the folder.
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SHARE = $(PYTHON) -c 'import site; print(*site.getsitepackages(), sep="\n")' > $(VENV)/shared && \
+	mv $(VENV)/shared "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
+OFFLINE = $(PIP) --no-index --no-deps $(WHEELS)/*.whl
 
 # Trains both stages for a minute or two each, on photos that come with scikit-image. Then scores the new network and the
 # shipped weights on photos that neither has seen. Needs no download and no GPU.
@@ -78,3 +85,25 @@ picture: $(INSTALLED)
 	$(BIN)/python test.py figure 6 --image runs/picture/bundled/test/chelsea.png --quality 10 --channels color \
 		--systems jpeg fast_tiny_color --crop 120,80,80,80 280,100,80,80 --dots-per-inch 115 --output runs/picture
 	cp runs/picture/figure_6.png docs/figure_6.png
+
+# Trains a config of stage 2 for MINUTES, from a fresh machine with a card to published weights: docs/training.md.
+# The same command goes on where it was stopped. It takes $(PYTHON) if that has all packages, else .venv.
+MINUTES ?= 25
+CONFIG ?= configs/restorer/fast_gray.yaml
+OPTIONS ?=
+NAME = $(basename $(notdir $(CONFIG)))
+RUN ?= runs/train_for/$(NAME)
+READY = $(eval READY := $(if $(shell $(PYTHON) train_restorer.py --help 2>/dev/null),$(PYTHON),$(BIN)/python))$(READY)
+
+train-for:
+	@test $(READY) != $(BIN)/python || $(MAKE) --no-print-directory $(INSTALLED)
+	$(READY) test.py fit --output $(RUN).yaml -- --config $(CONFIG) --trainer.max_minutes $(MINUTES) $(OPTIONS)
+	$(READY) train_restorer.py --config $(CONFIG) --config $(RUN).yaml --trainer.run_dir $(RUN) \
+		--trainer.max_minutes $(MINUTES) --trainer.save_every_minutes 1 --resume auto $(OPTIONS)
+	$(READY) test.py publish --weights $(RUN)/restorer.safetensors --output $(RUN)/$(NAME).safetensors
+	find $(RUN)/$(NAME).safetensors -size +16383k -exec split -b 15m {} {}.part- \;
+
+# The tests that need a GPU: the first thing to run where there is one.
+test-gpu:
+	@test $(READY) != $(BIN)/python || $(MAKE) --no-print-directory $(INSTALLED)
+	$(READY) -m pytest tests/test_cuda.py -v

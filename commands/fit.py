@@ -8,7 +8,6 @@ import yaml
 
 from common.files import check_writable, write_text
 from common.machine import choose_device, hardware
-from cqe.weights import check_channels
 from data.config import data_root
 from data.patches import RestorationPatches, open_training_stores
 from engine.config import parse_config
@@ -16,7 +15,7 @@ from evaluation.speed.fitting import Fitting
 from restoration.config import RestorerConfig
 from restoration.networks import build_restorer
 from restoration.networks.restorer import Restorer
-from restoration.weights import open_weights
+from restoration.start import open_start
 
 HELP = "check this machine, and choose batch, patch, workers and settings for a training of stage 2"
 DEFAULT_MINUTES = 25.0
@@ -57,17 +56,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def untrained(config: RestorerConfig) -> Restorer:
-    """The configured network. Only its encoder is trained.
-
-    Raises:
-        FileNotFoundError, ValueError: as `open_weights`; and if the encoder is for other image channels.
-    """
-    channels = config.data.channels
-    guide = open_weights(config.initial_weights or config.encoder, needs="encoder")
-    if config.initial_weights and guide.encoder.in_channels != channels:  # a luma network to start from, for RGB
-        guide = open_weights(config.encoder, needs="encoder")
-    check_channels(guide.encoder, channels, guide.path)
-    restorer = build_restorer(config.network, guide.encoder, channels)
+    """The configured network as it is before training, but for weights to start from. Errors as `open_start`."""
+    restorer = build_restorer(config.network, open_start(config, None).encoder, config.data.channels)
     if config.train_encoder:
         restorer.train_encoder()
     return restorer

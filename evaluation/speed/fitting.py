@@ -30,6 +30,7 @@ MIN_PATCH_PX = 32
 SPARE = 1.5  # the loader should be able to make this many times what the device takes
 LOADER_SECONDS = 1.0
 NUM_VALIDATIONS = 10
+ENDLESS = 10**6  # epochs
 MEMORY_MESSAGES = ("out of memory", "not enough memory", "can't allocate memory")
 
 Say = Callable[[str], None]
@@ -54,11 +55,12 @@ class Fit:
     steps_per_second: float
 
     def overlay(self, minutes: float) -> dict:
-        """The keys to lay over the configuration, for a training of this many minutes."""
+        """The keys to lay over the configuration, for a training that these minutes alone end."""
         num_steps = 60 * minutes * self.steps_per_second
         every = {"validate_every_steps": max(round(num_steps / NUM_VALIDATIONS), 1)}
+        length = {"epochs": ENDLESS, "max_steps": None}
         sizes = {"batch_size": self.batch_size, "patch_size_px": self.patch_size_px, "num_workers": self.num_workers}
-        return {"data": sizes, "trainer": asdict(self.settings) | every}
+        return {"data": sizes, "trainer": asdict(self.settings) | every | length}
 
 
 class Fitting:

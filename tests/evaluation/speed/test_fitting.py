@@ -216,7 +216,8 @@ def test_the_overlay_validates_ten_times() -> None:
     overlay = Fit(Settings("bfloat16", True, False), 32, 256, 15, steps_per_second=20).overlay(25)
     assert overlay["data"] == {"batch_size": 32, "patch_size_px": 256, "num_workers": 15}
     assert overlay["trainer"] == {
-        "precision": "bfloat16", "channels_last": True, "compile": False, "validate_every_steps": 3000
+        "precision": "bfloat16", "channels_last": True, "compile": False, "validate_every_steps": 3000,
+        "epochs": 1_000_000, "max_steps": None,
     }  # fmt: skip
 
 
