@@ -7,7 +7,8 @@ INSTALLED := $(VENV)/.installed
 QUICK := runs/quickstart
 EVALUATE = $(BIN)/python test.py evaluate --device cpu
 
-.PHONY: quickstart test lint format benchmark clean-quickstart results results-gray results-color tables figures picture \
+.PHONY: quickstart test lint format benchmark clean-quickstart results results-gray results-color \
+	results-tables tables figures picture \
 	train-for test-gpu
 
 $(INSTALLED): requirements.txt
@@ -67,6 +68,13 @@ results-color: $(INSTALLED)
 	$(EVALUATE) --weights fast_tiny_color --channels color --sets live1 bsds500 --quality 10..45:5 --json runs/results/fast_tiny_color.json
 	$(EVALUATE) --weights fast_tiny_color --channels color --sets bsds500/val --quality 5..95:10 100 --json runs/results/fast_tiny_color_val.json
 	$(BIN)/python test.py document runs/results/fast_tiny_color.json runs/results/fast_tiny_color_val.json
+
+# Tables 2 and 5 of the paper. Table 5 trains 18 small networks, for hours on a CPU; those that are there are left alone.
+results-tables: $(INSTALLED)
+	$(BIN)/python -m commands.ablation --size fast_tiny --seeds 0 1 2
+	$(BIN)/python test.py table 5 --device cpu --json runs/results/table_5.json
+	$(BIN)/python test.py table 2 --device cpu --weights jpeg fast_tiny_gray --json runs/results/table_2.json
+	$(BIN)/python test.py document runs/results/table_5.json runs/results/table_2.json
 
 tables: $(INSTALLED)
 	$(BIN)/python test.py document

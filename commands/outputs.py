@@ -1,7 +1,7 @@
 """The outputs of subcommands: tables on the terminal, and the files that were asked for."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common.files import check_writable, write_text
@@ -9,7 +9,12 @@ from data.images import IMAGE_SUFFIXES
 from evaluation.report import Section, as_csv, as_json, as_latex, as_markdown, as_text
 from restoration.weights import SUFFIX
 
-TEXT_OUTPUTS = {"markdown": as_markdown, "latex": as_latex, "csv": as_csv}  # by option; a section in that format
+# By option, the sections in that format.
+TEXT_OUTPUTS: dict[str, Callable[[Sequence[Section]], str]] = {
+    "markdown": lambda sections: "\n".join(map(as_markdown, sections)),
+    "latex": lambda sections: "\n".join(map(as_latex, sections)),
+    "csv": as_csv,
+}
 
 
 def check_outputs(options: argparse.Namespace) -> None:
@@ -29,7 +34,7 @@ def report(sections: Sequence[Section], content: dict, options: argparse.Namespa
     """Write the files that were asked for, then print the tables. Printing may fail if the output is a closed pipe."""
     for name, as_format in TEXT_OUTPUTS.items():
         if path := getattr(options, name):
-            write_text(path, "\n".join(map(as_format, sections)))
+            write_text(path, as_format(sections))
     if options.json:
         write_text(options.json, as_json(content))
     print("\n\n".join(map(as_text, sections)), flush=True)

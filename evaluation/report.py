@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 NO_VALUE = "-"
@@ -98,21 +98,13 @@ def as_latex(section: Section) -> str:
     )
 
 
-def as_csv(section: Section) -> str:
-    """The section as CSV: its title in the first column, and a column for each score, called `Q10 psnr`."""
-    header, *body = section.rows
-    metrics = [_metrics(column) for column in zip(*body, strict=True)] or [[] for _ in header]
-    titles = [
-        f"{title} {name}" if name else title
-        for title, names in zip(header, metrics, strict=True)
-        for name in names or [""]
-    ]
+def as_csv(sections: Sequence[Section]) -> str:
+    """The sections as one CSV file: the title in the column `table`, and a column for each score, called `Q10 psnr`."""
+    rows = [{"table": section.title} | row for section in sections for row in _named_values(section.rows)]
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["table", *titles])
-    for row in body:
-        cells = (_values(cell, names) for cell, names in zip(row, metrics, strict=True))
-        writer.writerow([section.title, *(value for values in cells for value in values)])
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return text.getvalue()
 
 
@@ -132,17 +124,18 @@ def _marked(section: Section, marks: dict[int, str], plain: Callable[[str], str]
     return section._replace(rows=[list(map(cell, row)) for row in section.rows])
 
 
-def _metrics(column: Iterable[str]) -> list[str]:
-    """The metrics of a column's scores, in order; none if it has no scores."""
-    return list(dict.fromkeys(score.metric for cell in column if isinstance(cell, Scores) for score in cell.scores))
-
-
-def _values(cell: str, metrics: Sequence[str]) -> list[str]:
-    """The texts of a cell in the columns of these metrics; an absent one is empty."""
-    if not metrics:
-        return [cell]
-    texts = {score.metric: score.text for score in cell.scores} if isinstance(cell, Scores) else {}
-    return ["" if texts.get(name, NO_VALUE) == NO_VALUE else texts[name] for name in metrics]
+def _named_values(rows: Rows) -> Iterator[dict[str, str]]:
+    """The rows with a value for each column, or for each score of a column. A cell without scores leaves them out."""
+    header, *body = rows
+    has_scores = [any(isinstance(cell, Scores) for cell in column) for column in zip(*body, strict=True)]
+    for row in body:
+        values = {}
+        for title, cell, is_scored in zip(header, row, has_scores, strict=True):
+            if isinstance(cell, Scores):
+                values |= {f"{title} {score.metric}": score.text for score in cell.scores if score.text != NO_VALUE}
+            elif not is_scored:
+                values[title] = cell
+        yield values
 
 
 def _finite(content):

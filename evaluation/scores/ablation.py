@@ -103,7 +103,7 @@ def sections(results: Sequence[dict]) -> list[Section]:
                 (scores[model][seed], scores[REFERENCE][seed]) for seed in scores[model] if seed in scores[REFERENCE]
             ]
             gaps = (_gap([own[str(q)]["psnr"] - ours[str(q)]["psnr"] for own, ours in pairs]) for q in qualities)
-            differences.append([printed, changed, f"measured, {len(pairs)} seeds", *gaps])
+            differences.append([printed, changed, f"measured, {len(pairs)} seed{'s' * (len(pairs) != 1)}", *gaps])
     budgets = sorted({result["budget"] for result in results})
     notes = [
         f"Measured networks were trained for {'; '.join(budgets)}. Spread: standard deviation over seeds.",
@@ -147,4 +147,4 @@ def _cell(scores: dict[str, float], metrics: Sequence[str]) -> Scores:
 def _gap(gaps: Sequence[float]) -> str:
     if not gaps:
         return NO_VALUE
-    return f"{mean(gaps):+.2f}" + (f" ±{stdev(gaps):.2f}" if len(gaps) > 1 else "")
+    return f"{round(mean(gaps), 2) + 0.0:+.2f}" + (f" ±{stdev(gaps):.2f}" if len(gaps) > 1 else "")

@@ -102,7 +102,7 @@ def compare(
         for result in measured:
             found = result["results"].get(set_name, {})
             cells = {quality: found[str(quality)] for quality in qualities if str(quality) in found}
-            if other := counterpart(result["method"], printed):
+            if cells and (other := counterpart(result["method"], printed)):
                 differences[len(rows)] = _difference_row(other, cells, printed[other], table["metrics"], qualities)
             rows.append(_Row(result["method"], "measured", cells))
         heading = ["method", "figures", *(f"Q{quality}" for quality in qualities)]
@@ -241,9 +241,5 @@ def _difference_row(
     return [f"minus {name}", "difference", *row]
 
 
-def _measured_cell(scores: Mapping[str, float] | None, metrics: Sequence[str]) -> str:
-    if scores is None:
-        return NO_VALUE
-    return " / ".join(
-        f"{scores[metric]:.{SHOWN[metric].decimals}f}" if metric in scores else NO_VALUE for metric in metrics
-    )
+def _measured_cell(scores: Mapping[str, float], metrics: Sequence[str]) -> Scores:
+    return Scores(Score(metric, f"{scores[metric]:.{SHOWN[metric].decimals}f}") for metric in metrics)

@@ -45,7 +45,7 @@ def test_differences_are_taken_seed_by_seed() -> None:
     assert row(differences.rows, "model-1", "printed") == ["-0.19", "-0.16", "-0.12", "-0.12"]
     # -0.10, -0.10, -0.09: mean -0.0967, standard deviation 0.0058; that of the scores themselves would be 0.1
     assert row(differences.rows, "model-1", "measured, 3 seeds") == ["-0.10 ±0.01"] * 4
-    assert row(differences.rows, "model-4", "measured, 1 seeds") == ["-1.10"] * 4
+    assert row(differences.rows, "model-4", "measured, 1 seed") == ["-1.10"] * 4
     assert row(differences.rows, "model-2", "measured, 0 seeds") == ["-"] * 4
 
 

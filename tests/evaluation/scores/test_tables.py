@@ -75,7 +75,7 @@ def test_the_best_and_the_second_best_of_a_column_are_marked_and_equal_digits_sh
 def test_a_set_that_is_not_there_leaves_a_gap_with_its_name() -> None:
     live1, icb = tables.compare(3, [measured(sets=("live1",))], {"icb": "it is not under data"})
     assert "Table 3, icb" in icb.title and icb.notes[0] == "icb: not measured, it is not under data"
-    assert icb.rows[-1] == ["minus the paper", "difference", "-", "-", "-", "-"] and not live1.notes
+    assert icb.rows[-1] == ["ours", "measured", "-", "-", "-", "-"] and not live1.notes
 
 
 def test_cells_absent_in_print_and_extra_digits_are_kept() -> None:
@@ -151,12 +151,14 @@ def test_marks_of_each_format() -> None:
     assert r"y\% & \underline{29.10} / - & - \\" in lines and r"\caption{Scores of a\_b. a note}" in lines
 
 
-def test_csv_has_a_column_for_each_score() -> None:
-    assert list(csv.reader(as_csv(RANKED).splitlines())) == [
-        ["table", "method", "Q10 psnr", "Q10 ssim", "Q20 psnr"],
-        ["Scores of a_b", "x_1", "30.10", "0.8", "31.00"],
-        ["Scores of a_b", "y%", "29.10", "", ""],
-    ]
+def test_csv_has_a_column_for_each_score_of_all_sections() -> None:
+    other = Section("Other", [["method", "Q20"], ["z", Scores([Score("psnr", "32.00"), Score("ssim", "0.9")])]], [])
+    assert list(csv.DictReader(as_csv([RANKED, other]).splitlines(), restval=None)) == [
+        {"table": "Scores of a_b", "method": "x_1", "Q10 psnr": "30.10", "Q10 ssim": "0.8", "Q20 psnr": "31.00",
+         "Q20 ssim": ""},
+        {"table": "Scores of a_b", "method": "y%", "Q10 psnr": "29.10", "Q10 ssim": "", "Q20 psnr": "", "Q20 ssim": ""},
+        {"table": "Other", "method": "z", "Q10 psnr": "", "Q10 ssim": "", "Q20 psnr": "32.00", "Q20 ssim": "0.9"},
+    ]  # fmt: skip
 
 
 def test_summary_has_a_row_per_set_and_quality_beside_the_jpeg() -> None:
