@@ -1,4 +1,4 @@
-# make quickstart | test | lint | format | benchmark | results | tables | figures | picture | train-for | test-gpu
+# make quickstart | test | faults | lint | format | benchmark | results | tables | figures | picture | train-for | test-gpu
 # Each target first makes .venv and installs requirements.txt, if that has not been done.
 PYTHON ?= python3
 VENV := .venv
@@ -43,6 +43,11 @@ clean-quickstart:
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# Trainings that are killed at random moments, whose disk fills, whose images break; a few minutes.
+.PHONY: faults
+faults: $(INSTALLED)
+	$(BIN)/python -m pytest -m faults
 
 # Speed of loader, training step and inference, as ratios to a baseline in the same run; results: runs/benchmark.json.
 benchmark: $(INSTALLED)

@@ -30,6 +30,7 @@ from restoration.config import RestorerConfig
 from restoration.networks import build_restorer
 from restoration.objective import RestorationObjective
 from restoration.start import open_start
+from restoration.tiling import TILE_PX, restore_image
 from restoration.warm_start import start_from
 from restoration.weights import save_restorer
 
@@ -98,8 +99,10 @@ class RestorerStage(Stage):
             scores_of_quality = []
             for index, clean in enumerate(self.validation_images):
                 degraded = jpeg_roundtrip(clean, quality)
-                output = kept(to_tensor(degraded)[None].to(device))[0]
-                restored = to_image(output)
+                if max(degraded.shape[:2]) > TILE_PX:  # more might not fit into memory
+                    restored = restore_image(kept, degraded)
+                else:
+                    restored = to_image(kept(to_tensor(degraded)[None].to(device))[0])
                 scores_of_quality.append(score(restored, clean))
                 if index < self.config.validation.num_pictures:
                     strip = torch.cat([to_tensor(image) for image in (degraded, restored, clean)], dim=2)  # (C, H, 3W)

@@ -10,6 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+class FullDisk(OSError):
+    """A disk is full; the message says which, and what was not written."""
+
+
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
     """A temporary name beside `path`, to write a file or folder to.
@@ -18,7 +22,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     folder of `path` must exist. The content is on the disk before it gets its name, so a power cut does no harm either.
 
     Raises:
-        OSError: if the disk is full; says which and what was not written.
+        FullDisk: if the disk is full.
     """
     path = Path(path).absolute()  # "." has no name to build the temporary name from
     working = path.with_name(f".{path.name}{_partly_written(os.getpid())}")
@@ -57,7 +61,7 @@ def flush_to_disk(path: str | Path, *, is_deep: bool = True) -> None:
 
 @contextmanager
 def full_disk_named(path: str | Path) -> Iterator[None]:
-    """Let an error of the block that a full disk caused say which disk that is.
+    """Turn an error of the block that a full disk caused into a FullDisk.
 
     Args:
         path: what the block writes: a file or a folder.
@@ -65,12 +69,12 @@ def full_disk_named(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, FullDisk) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         path = Path(path).absolute()
         folder = next(place for place in (path, *path.parents) if place.is_dir())
         usage = shutil.disk_usage(folder)
-        named = OSError(
+        named = FullDisk(
             f"{path} was not written: {os.strerror(error.errno)} ({usage.free / 1e6:.1f} MB of {usage.total / 1e6:.0f} "
             f"MB are free in {folder}); make room there, or choose another folder"
         )

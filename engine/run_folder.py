@@ -109,7 +109,11 @@ def locked_run_dir(trainer: TrainerConfig, process: Process) -> Iterator[None]:
         ValueError, OSError: as `check_run_dir`.
     """
     check_run_dir(trainer)
-    if not process.is_main or trainer.dry_run:
+    if trainer.dry_run:
+        yield
+        return
+    if not process.is_main:
+        wait_for_all()
         yield
         return
     run_dir = Path(trainer.run_dir)
@@ -126,6 +130,7 @@ def locked_run_dir(trainer: TrainerConfig, process: Process) -> Iterator[None]:
             f"another run uses {run_dir}: wait for its end, stop it, or choose another trainer.run_dir"
         ) from None
     try:
+        wait_for_all()  # an earlier run may have saved until now, so no rank looks for checkpoints before
         yield
     finally:
         if [path.name for path in run_dir.iterdir()] == [LOCK_NAME]:

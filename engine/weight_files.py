@@ -72,9 +72,13 @@ def save_weights(
         kind: a key of `KINDS`.
         architecture: the options to build the network again; plain JSON values.
         is_half: store floating-point tensors as float16. A network that loads them has float32 again.
+
+    Raises:
+        ValueError: if a number is too large for float16; names its tensor.
+        OSError: if the file cannot be written.
     """
     stored = {
-        name: (tensor.half() if is_half and tensor.is_floating_point() else tensor).detach().cpu().contiguous()
+        name: (_halved(name, tensor, path) if is_half else tensor).detach().cpu().contiguous()
         for name, tensor in tensors.items()
     }
     description = json.dumps({"kind": kind, "architecture": dict(architecture)})
@@ -173,6 +177,19 @@ def load_exactly(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: s
                 f"the network needs {tuple(expected[name].shape)}"
             )
     module.load_state_dict(tensors)
+
+
+def _halved(name: str, tensor: Tensor, path: str | Path) -> Tensor:
+    """A tensor as float16, if it has floating-point numbers. Raises ValueError if one becomes infinite by that."""
+    if not tensor.is_floating_point():
+        return tensor
+    half = tensor.half()
+    if (half.isinf() & ~tensor.isinf()).any():
+        raise ValueError(
+            f"{path} was not written: tensor '{name}' reaches {tensor.abs().max():.3g}, and float16 ends at "
+            f"{torch.finfo(torch.float16).max:.0f}; keep the float32 file"
+        )
+    return half
 
 
 def _description(metadata: Mapping[str, str]) -> Description | None:

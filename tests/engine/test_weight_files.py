@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -198,3 +199,14 @@ def test_a_network_of_an_impossible_size_is_refused(tmp_path: Path, in_channels:
     save_weights(path, {"x": torch.zeros(1)}, kind="encoder", architecture={"in_channels": in_channels})
     with pytest.raises(ValueError, match=r"odd\.safetensors describes a network that this version cannot build"):
         load_encoder(path)
+
+
+def test_a_number_too_large_for_float16_is_named_and_nothing_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "half.safetensors"
+    tensors = {"small": torch.tensor([65504.0, -math.inf]), "count": torch.tensor(2**40)}
+    save_weights(path, tensors, kind="encoder", architecture={}, is_half=True)
+    assert read_weight_file(path).content["small"].dtype == torch.float16
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"half\.safetensors was not written: tensor 'b' reaches 7e\+04, .* at 65504"):
+        save_weights(path, {"a": torch.ones(1), "b": torch.tensor(-7e4)}, kind="encoder", architecture={}, is_half=True)
+    assert path.read_bytes() == before

@@ -23,11 +23,11 @@ from cqe.weights import load_encoder, save_encoder
 from data.splits import bsds500_stems
 from engine.config import TrainerConfig
 from engine.run_folder import read_newest
-from restoration.config import RestorerConfig
+from restoration.config import RestorerConfig, ValidationConfig
 from restoration.networks import NetworkConfig
 from restoration.weights import load_restorer, open_weights
 from tests.places import ROOT
-from tests.synthetic import cqe_settings, make_data_root, restorer_settings, write_config, write_pictures
+from tests.synthetic import cqe_settings, make_data_root, picture, restorer_settings, write_config, write_pictures
 
 SCRIPTS = {"cqe": train_cqe, "restorer": train_restorer}
 WEIGHTS = {"cqe": "encoder.safetensors", "restorer": "restorer.safetensors"}
@@ -135,6 +135,45 @@ def test_a_stopped_and_resumed_training_equals_an_uninterrupted_one(
     assert "module.queue" not in parts and (stage != "cqe" or "queue" in parts["module"])
     assert logged_losses(tmp_path / "parts") == logged_losses(tmp_path / "whole")
     assert sorted(logged_losses(tmp_path / "whole")) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("stage", "optimizer", "num_workers"),
+    [
+        ("cqe", "adam", 4),
+        ("cqe", "adamw", 1),
+        ("cqe", "muon", 0),
+        ("restorer", "adam", 1),
+        ("restorer", "adamw", 0),
+        ("restorer", "muon", 4),
+    ],
+)
+def test_resuming_is_exact_for_every_optimizer_and_number_of_workers(
+    stage: str,
+    optimizer: str,
+    num_workers: int,
+    settings: Callable,
+    script: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def given(run: str) -> dict:
+        made = settings(stage, run=run, max_steps=4)
+        made["optim"] |= {"name": optimizer, "weight_decay": 0.0 if optimizer == "adam" else 0.1}
+        if stage == "cqe":
+            made["optim"]["adam_layers"] = ["conv1"]
+        made["data"]["num_workers"] = num_workers
+        return made
+
+    whole = given("whole")
+    whole["data"]["num_workers"] = 0  # how a batch is loaded must not matter
+    assert script(stage, whole)[0] == 0
+    with monkeypatch.context() as context:
+        stop_at(2, context)
+        assert script(stage, given("parts"))[0] == 143
+    assert script(stage, given("parts"), "--resume", "auto")[0] == 0
+    torch.testing.assert_close(tensors(tmp_path / "parts", stage), tensors(tmp_path / "whole", stage), rtol=0, atol=0)
+    assert logged_losses(tmp_path / "parts") == logged_losses(tmp_path / "whole")
 
 
 def test_a_run_goes_on_without_the_files_that_it_began_with(
@@ -310,6 +349,29 @@ def test_a_probe_is_published_with_its_own_encoder_only(tmp_path: Path) -> None:
     stage.kept.load_state_dict({name: tensor + 1 for name, tensor in stage.kept.state_dict().items()})
     stage.publish(stage.kept, path)
     assert open_weights(path).probe is None
+
+
+def test_a_large_validation_image_is_restored_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    class Watched(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            sizes.append(max(x.shape[-2:]))
+            return (x * 0.9 + 0.02).clamp(0, 1)
+
+    class Log:
+        def picture(self, *arguments: object) -> None: ...
+
+    validation = ValidationConfig(qualities=[10])
+    config = RestorerConfig("", TrainerConfig(run_dir="run"), NetworkConfig("fast"), validation=validation)
+    stage = train_restorer.RestorerStage(config, QualityEncoder(1, width=8), None, [picture(40, 900)[:, :, 0]])
+    network = Watched()
+    network.register_parameter("unused", torch.nn.Parameter(torch.zeros(1)))
+    in_tiles = stage.validate(network, Log(), 1)
+    assert len(sizes) > 1 and max(sizes) <= 768
+    monkeypatch.setattr(train_restorer, "TILE_PX", 1000)
+    sizes.clear()
+    assert stage.validate(network, Log(), 1) == in_tiles and sizes == [900]  # this network looks at each pixel alone
 
 
 def test_an_encoder_goes_on_from_trained_weights_in_both_of_its_roles(
