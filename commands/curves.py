@@ -1,7 +1,9 @@
 """`figure gain` and `figure cost`: scores of networks, measured here or read from results of `evaluate`."""
 
 import argparse
+import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
@@ -9,6 +11,7 @@ from commands.arguments import add_device_options, add_set_options, add_workers_
 from commands.systems import JPEG, build_system, measure
 from common.files import sha256
 from data.config import data_root
+from data.known_sets import measured_folders
 from evaluation.figures.cost import MEASURED, Point, cost_figure, printed_points
 from evaluation.figures.gain import curves_of, gain_figure
 from evaluation.scores.documents import CHANNEL_TITLES, SET_TITLES
@@ -53,27 +56,24 @@ def draw_gain(options: argparse.Namespace) -> tuple[Figure, dict]:
 def draw_cost(options: argparse.Namespace) -> tuple[Figure, dict]:
     """PSNR against arithmetic, and the content of its JSON file."""
     results = _results(options, [options.set], [options.quality])
-    printed = printed_points(options.channels, options.set, options.quality)
-    measured, jpeg_psnr_db = [], None
+    set_name = options.set if options.set in measured_folders() else Path(options.set).name  # as `open_sets` names it
+    printed = printed_points(options.channels, set_name, options.quality)
+    measured = []
     for index, (result, source) in enumerate(zip(results, [*options.results, *options.weights], strict=True)):
-        scores = result["results"].get(options.set, {}).get(str(options.quality))
-        if scores is None or result["channels"] != options.channels:
-            wanted = f"{options.set} at quality {options.quality}, {options.channels}"
-            raise ValueError(f"{source} has no scores on {wanted}; name other results, or another set or quality")
-        jpeg_psnr_db = scores["jpeg"]["psnr"]
+        scores = _finite_scores(result, source, set_name, options)
         if result["method"] != JPEG:
             gmac = _gmac(result, source, is_file=index < len(options.results))
             measured.append(Point(result["method"], gmac, scores["psnr"], MEASURED))
     points = [*measured, *printed]
     if not points:
-        raise ValueError(f"nothing to draw: no network was named, and none is printed for {options.set}")
-    where = f"{SET_TITLES.get(options.set, options.set)}, {CHANNEL_TITLES[options.channels]}, quality {options.quality}"
+        raise ValueError(f"nothing to draw: no network was named, and none is printed for {set_name}")
+    where = f"{SET_TITLES.get(set_name, set_name)}, {CHANNEL_TITLES[options.channels]}, quality {options.quality}"
     caption = (
         f"PSNR on {where}, against the arithmetic for a 256x256 image. Filled: measured here. Hollow: as printed, in "
         "the paper or the system's own; systems whose arithmetic is not known are left out."
     )
     content = {"figure": "cost", "caption": caption, "systems": [point._asdict() for point in points]}
-    return cost_figure(points, jpeg_psnr_db, where), content | {"provenance": _provenance(results)}
+    return cost_figure(points, scores["jpeg"]["psnr"], where), content | {"provenance": _provenance(results)}
 
 
 def _add_sources(parser: argparse.ArgumentParser) -> None:
@@ -98,6 +98,17 @@ def _results(options: argparse.Namespace, names: Sequence[str], qualities: Seque
     systems = [build_system(name, options.channels, options) for name in options.weights]
     check_images(sets, options.channels)
     return results + [measure(system, sets, qualities, options.channels, options) for system in systems]
+
+
+def _finite_scores(result: dict, source: str, set_name: str, options: argparse.Namespace) -> dict:
+    """A result's scores on the set and at the quality of the options. Raises ValueError if they cannot be drawn."""
+    scores = result["results"].get(set_name, {}).get(str(options.quality))
+    wanted = f"{set_name} at quality {options.quality}, {options.channels}"
+    if scores is None or result["channels"] != options.channels:
+        raise ValueError(f"{source} has no scores on {wanted}; name other results, or another set or quality")
+    if scores["psnr"] is None or not math.isfinite(scores["psnr"]):
+        raise ValueError(f"{source} has an infinite PSNR on {wanted}: its images equal the originals")
+    return scores
 
 
 def _gmac(result: dict, source: str, *, is_file: bool) -> float:

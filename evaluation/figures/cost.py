@@ -22,8 +22,11 @@ _KINDS = {
 }
 MEASURED, PRINTED, PRINTED_KNOWING = _KINDS
 
-# Where a name may stand: its direction from the marker, and the side of the text that is there.
-_SIDES = ((0, -1, "center", "top"), (0, 1, "center", "bottom"), (1, 0, "left", "center"), (-1, 0, "right", "center"))
+# Where a name may stand: its place from the marker, in half lines, and the side of the text that is there.
+_SIDES = (
+    (0, -1, "center", "top"), (0, 1, "center", "bottom"), (1, 0, "left", "center"), (-1, 0, "right", "center"),
+    (0, -3, "center", "top"), (0, 3, "center", "bottom"),
+)  # fmt: skip
 
 
 class Point(NamedTuple):
@@ -73,7 +76,7 @@ def cost_figure(points: Sequence[Point], jpeg_psnr_db: float, title: str) -> Fig
         above_the_line = axes.get_yaxis_transform() + ScaledTranslation(0.05, 0.03, figure.dpi_scale_trans)
         axes.text(0, jpeg_psnr_db, "the JPEG", transform=above_the_line)
         axes.set(xlabel="GMAC for a 256x256 image", ylabel="PSNR (dB)", title=title)
-        axes.margins(0.12, 0.08)
+        axes.margins(0.12, 0.12)
         figure.legend(handles=handles, frameon=False, loc="outside upper center", ncols=len(handles))
         figure.draw_without_rendering()  # from here on the axes stay where they are
         _write_names(axes, points)
@@ -81,7 +84,7 @@ def cost_figure(points: Sequence[Point], jpeg_psnr_db: float, title: str) -> Fig
 
 
 def _write_names(axes: Axes, points: Sequence[Point]) -> None:
-    """Write each name beside its marker: on the first side where it covers no marker and no other name."""
+    """Write each name beside its marker: on the first side where it covers nothing and stays inside."""
     places = axes.transData.transform([(point.gmac, point.psnr_db) for point in points])
     radius = 4 * axes.figure.dpi / 72  # 4 points
     taken = [Bbox.from_extents(*(place - radius), *(place + radius)) for place in places]
@@ -92,9 +95,10 @@ def _write_names(axes: Axes, points: Sequence[Point]) -> None:
                 ha=across, va=upwards,
             )  # fmt: skip
             box = text.get_window_extent()
-            if not any(box.overlaps(other) for other in taken):
+            is_inside = Bbox.union([axes.bbox, box]).bounds == axes.bbox.bounds
+            if is_inside and not any(box.overlaps(other) for other in taken):
                 break
             text.remove()
-        else:  # crowded on all sides
+        else:  # no room on any side
             text = axes.annotate(point.name, (point.gmac, point.psnr_db))
         taken.append(text.get_window_extent())

@@ -75,6 +75,22 @@ def test_mistakes_are_named(figure: Callable, refusal: Callable, arguments: list
     assert message in refusal(*figure(*arguments))
 
 
+def test_cost_on_a_folder(figure: Callable, root: Path, tmp_path: Path) -> None:
+    weights = save_tiny(tmp_path / "tiny.safetensors")
+    (root / "live1").rename(tmp_path / "mine")
+    run(*figure("cost", "--weights", weights, "--set", tmp_path / "mine"))
+    assert [point["name"] for point in content(tmp_path, "cost")["systems"]] == ["tiny"]
+    assert "PSNR on mine, luma, quality 10" in content(tmp_path, "cost")["caption"]
+
+
+def test_a_psnr_without_a_place_on_the_axis(figure: Callable, refusal: Callable, tmp_path: Path) -> None:
+    equal = json.loads(KEPT.read_text())
+    equal["results"]["live1"]["10"]["psnr"] = None
+    (tmp_path / "equal.json").write_text(json.dumps(equal))
+    line = refusal(*figure("cost", "--results", tmp_path / "equal.json", "--set", "live1"))
+    assert "equal.json has an infinite PSNR on live1 at quality 10, gray" in line
+
+
 def test_results_of_weights_that_are_not_here(figure: Callable, refusal: Callable, tmp_path: Path) -> None:
     other = json.loads(KEPT.read_text())
     other["provenance"]["weights_sha256"] = "0" * 64
