@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from commands.arguments import add_device_options, crop_of, jpeg_quality
-from commands.systems import JPEG, build_system, restored_system
+from commands.systems import JPEG, build_system, check_qualities, restored_system
 from data.config import data_root
 from evaluation.encoder.gradcam import find_image
 from evaluation.figures.comparison import LETTERS, ORIGINAL, Shown, comparison_figure
@@ -61,6 +61,8 @@ def draw(options: argparse.Namespace) -> tuple[Figure, dict]:
     systems += [restored_system(given, [images], [options.quality]) for given in dict.fromkeys(options.restored)]
     case = Case(images.name, Jpeg((options.quality,)), path.stem)
     versions, numbers = [], []
+    for system in systems:
+        check_qualities(system, {options.quality})
     for system in systems:
         restored = system.produce(clean, case)
         scores = score(restored, clean)

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from commands.arguments import add_device_options, add_set_options, add_workers_option, jpeg_quality
-from commands.systems import JPEG, build_system, measure
+from commands.systems import JPEG, QUALITY, build_system, measure
 from common.files import sha256
 from data.config import data_root
 from data.known_sets import measured_folders
@@ -45,6 +45,8 @@ def draw_gain(options: argparse.Namespace) -> tuple[Figure, dict]:
         raise ValueError("--weights are measured on --sets: give both, or results of evaluate with --results")
     results = _results(options, options.sets or [], options.quality)
     curves = curves_of(results)
+    if not all(curve.qualities for curve in curves):
+        raise ValueError("a result has no finite gain at a JPEG quality; images coded twice or at drawn ones have none")
     caption = (
         f"Mean PSNR gain over the JPEG against its quality, and the share of images whose PSNR falls: "
         f"{'; '.join(_measured_on(result) for result in results)}."
@@ -62,7 +64,8 @@ def draw_cost(options: argparse.Namespace) -> tuple[Figure, dict]:
     for index, (result, source) in enumerate(zip(results, [*options.results, *options.weights], strict=True)):
         scores = _finite_scores(result, source, set_name, options)
         if result["method"] != JPEG:
-            gmac = _gmac(result, source, is_file=index < len(options.results))
+            of_quality = source.replace(QUALITY, str(options.quality))  # a system may have a file for each
+            gmac = _gmac(result, of_quality, is_file=index < len(options.results))
             measured.append(Point(result["method"], gmac, scores["psnr"], MEASURED))
     points = [*measured, *printed]
     if not points:

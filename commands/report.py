@@ -136,13 +136,14 @@ def _pictures(system: System, paths: Sequence[Path], color_mode: str, quality: i
         shown = most_changed(change, *PICTURE_PX)
         scores = [score(image, clean) for image in (before, after)]
         psnr, ssim = ([of_image[metric] for of_image in scores] for metric in ("psnr", "ssim"))
+        name = f"{path.absolute().parent.name}/{path.stem}"  # Classic5 calls its images 1 to 5
         caption = (
-            f"{path.stem}, quality {quality}. The JPEG: {psnr[0]:.2f} dB, SSIM {ssim[0]:.3f}. {system.name}: "
+            f"{name}, quality {quality}. The JPEG: {psnr[0]:.2f} dB, SSIM {ssim[0]:.3f}. {system.name}: "
             f"{psnr[1]:.2f} dB, SSIM {ssim[1]:.3f}."
         )
         if shown[2:] != (clean.shape[1], clean.shape[0]):
             caption += f" Shown are {shown.width}x{shown.height} pixels of {clean.shape[1]}x{clean.shape[0]}."
-        pictures.append(Comparison(path.stem, "JPEG", shown.of(before), system.name, shown.of(after), caption))
+        pictures.append(Comparison(name, "JPEG", shown.of(before), system.name, shown.of(after), caption))
     return pictures, crops[0]
 
 
@@ -179,7 +180,9 @@ def _cost(result: dict, gmac: float) -> list[Drawing]:
             if printed := printed_points(result["channels"], set_name, int(quality)):
                 points = [Point(result["method"], gmac, scores["psnr"], MEASURED), *printed]
                 where = f"{_where(set_name, result)}, quality {quality}"
-                caption = f"PSNR on {where}. Filled: measured here. Hollow: as printed in the systems' papers."
+                caption = (
+                    f"PSNR on {where}. Filled: measured here. Hollow: as printed, in the paper or the system's own."
+                )
                 return [Drawing("PSNR against arithmetic", cost_figure(points, scores["jpeg"]["psnr"], where), caption)]
     return []
 

@@ -4,7 +4,7 @@ import argparse
 import hashlib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -114,6 +114,13 @@ def published_for(color_mode: str) -> list[str]:
     return published_restorers(COLOR_MODES[color_mode])
 
 
+def check_qualities(system: System, asked: Set[int]) -> None:
+    """Raise ValueError if the system does not restore one of these JPEG qualities."""
+    if system.qualities is not None and (lacking := sorted(asked - system.qualities)):
+        have = ", ".join(map(str, sorted(system.qualities)))
+        raise ValueError(f"{system.name} has weights for quality {have}, but not for {lacking[0]}; choose by --quality")
+
+
 def measure(
     system: System,
     sets: Sequence[ImageSet],
@@ -126,10 +133,9 @@ def measure(
     Raises:
         ValueError: if the system does not restore one of the qualities; and as `protocol.evaluate`.
     """
-    asked = {case.quality for job in protocol.jobs_of(sets, as_degradations(qualities)) for case in job.cases}
-    if system.qualities is not None and (lacking := sorted(asked - system.qualities)):
-        have = ", ".join(map(str, sorted(system.qualities)))
-        raise ValueError(f"{system.name} has weights for quality {have}, but not for {lacking[0]}; choose by --quality")
+    check_qualities(
+        system, {case.quality for job in protocol.jobs_of(sets, as_degradations(qualities)) for case in job.cases}
+    )
     result = protocol.evaluate(system.produce, sets, qualities, color_mode, method=system.name, workers=options.workers)
     return result | {"provenance": system.provenance}
 

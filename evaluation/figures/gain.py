@@ -20,7 +20,8 @@ class Curve(NamedTuple):
 
     Attributes:
         name: for the legend.
-        qualities: of the JPEGs, rising. Those where the mean gain is infinite are left out.
+        qualities: of the JPEGs, rising. Left out: where the mean gain is infinite, and images coded twice or at drawn
+            qualities.
         gains: mean over the images, dB.
         shares_worse: share of the images with a lower PSNR than their JPEG, 0..1.
     """
@@ -70,7 +71,7 @@ def _curve(name: str, scores: dict[str, dict]) -> Curve:
     finite = {
         int(quality): of_quality
         for quality, of_quality in scores.items()
-        if of_quality["gain"] is not None and math.isfinite(of_quality["gain"])
+        if quality.isdecimal() and of_quality["gain"] is not None and math.isfinite(of_quality["gain"])
     }
     qualities = sorted(finite)
     return Curve(

@@ -14,9 +14,9 @@ def read_result(path: str | Path) -> dict:
     try:
         result = json.loads(Path(path).read_text(encoding="utf-8"))
         complete = result["results"] and all(
-            {"psnr", "gain", "jpeg"} <= scores.keys() and quality.isdecimal() and num_images(scores)
+            {"psnr", "gain", "jpeg"} <= scores.keys() and num_images(scores)
             for qualities in result["results"].values()
-            for quality, scores in qualities.items()
+            for scores in qualities.values()
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         complete = False

@@ -66,6 +66,16 @@ def test_images_of_another_system_are_scored(root: Path, refusal: Callable) -> N
     assert "20/b.png is missing" in refusal(*options(root, "--restored", root.parent / "other", "--quality", 20))
 
 
+def test_a_system_with_a_file_for_each_quality(root: Path, refusal: Callable) -> None:
+    save_tiny(root.parent / "each_q10.safetensors")
+    pattern = root.parent / "each_q{quality}.safetensors"
+    line = refusal(*options(root, "--systems", "jpeg", pattern, "--quality", 20))
+    assert "each has weights for quality 10, but not for 20" in line
+    run(*options(root, "--systems", pattern))
+    content = json.loads((root.parent / "out" / "figure_6.json").read_text())
+    assert content["systems"][0]["name"] == "each"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

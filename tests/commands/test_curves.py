@@ -83,6 +83,20 @@ def test_cost_on_a_folder(figure: Callable, root: Path, tmp_path: Path) -> None:
     assert "PSNR on mine, luma, quality 10" in content(tmp_path, "cost")["caption"]
 
 
+def test_cost_of_a_system_with_a_file_for_each_quality(figure: Callable, tmp_path: Path) -> None:
+    save_tiny(tmp_path / "each_q10.safetensors")
+    run(*figure("cost", "--weights", tmp_path / "each_q{quality}.safetensors", "--set", "live1"))
+    assert content(tmp_path, "cost")["systems"][0]["name"] == "each"
+
+
+def test_images_coded_twice_are_not_on_the_axis(figure: Callable, refusal: Callable, tmp_path: Path) -> None:
+    twice = json.loads(KEPT.read_text())
+    twice["results"] = {"live1": {"30+50": twice["results"]["live1"]["40"]}}
+    (tmp_path / "twice.json").write_text(json.dumps(twice))
+    line = refusal(*figure("gain", "--results", tmp_path / "twice.json"))
+    assert "a result has no finite gain at a JPEG quality" in line
+
+
 def test_a_psnr_without_a_place_on_the_axis(figure: Callable, refusal: Callable, tmp_path: Path) -> None:
     equal = json.loads(KEPT.read_text())
     equal["results"]["live1"]["10"]["psnr"] = None

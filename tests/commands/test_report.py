@@ -132,7 +132,9 @@ def test_the_pictures_are_those_that_are_scored(opened: Tab, folder: Path) -> No
 
 def test_the_keyboard_reaches_and_moves_a_slider(opened: Tab) -> None:
     opened.press("Tab")
-    assert opened.evaluate("document.activeElement.getAttribute('aria-label')").startswith("a: share that is shown as")
+    assert opened.evaluate("document.activeElement.getAttribute('aria-label')").startswith(
+        "live1/a: share that is shown as"
+    )
     outline = "getComputedStyle(document.querySelector('.comparison')).outlineStyle"
     assert opened.evaluate(outline) == "solid"
     for key, expected in (("ArrowRight", 51), ("ArrowRight", 52), ("ArrowLeft", 51), ("End", 100), ("Home", 0)):
