@@ -18,9 +18,10 @@ from typing import NamedTuple
 from commands.arguments import OneLineParser, seed
 from common.errors import user_errors
 from engine.config import parse_config
-from engine.run import Progress, refuse_changes
+from engine.run import refuse_changes
 from engine.run_folder import list_checkpoints, read_newest
-from evaluation.scores.ablation import MODELS, WEIGHTS_NAME, run_folder
+from evaluation.scores import ablation
+from evaluation.scores.ablation import MODELS, run_folder
 from restoration.config import RestorerConfig
 
 SIZES = {
@@ -101,8 +102,7 @@ def is_over(run: Run) -> bool:
             raise ValueError(
                 f"{run.folder} has a run with trainer.{key} {before}, now it is {now}: give another --output"
             )
-    share = Progress(**state["progress"]).share(trainer.max_steps or sys.maxsize, trainer.max_minutes)
-    return share >= 1 and (run.folder / WEIGHTS_NAME).is_file()
+    return ablation.is_over(run.folder, state)
 
 
 def train(run: Run) -> None:

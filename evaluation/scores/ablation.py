@@ -1,12 +1,13 @@
 """Table 5, the ablation: its models, where their runs are, and measured means beside the printed rows."""
 
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
 
-import yaml
-
+from engine.run import Progress
+from engine.run_folder import list_checkpoints, read_newest
 from evaluation.report import NO_VALUE, Score, Scores, Section
 from evaluation.scores.metrics import METRICS, headings
 from evaluation.scores.tables import OURS, paper_table
@@ -24,7 +25,7 @@ MODELS = {  # by the names of the files in configs/ablation: the paper's row, an
 
 
 class Trained(NamedTuple):
-    """A run that is over, or has been validated: its model, its seed, its weights, and its budget in words."""
+    """A run that is over: its model, its seed, its weights, and its budget in words."""
 
     model: str
     seed: int
@@ -42,26 +43,32 @@ def run_folder(output: str | Path, model: str, seed: int) -> Path:
     return Path(output) / model / f"seed_{seed}"
 
 
+def is_over(folder: Path, state: dict) -> bool:
+    """Whether a run has come to the end of its own schedule, by its folder and its newest checkpoint."""
+    trainer = state["config"]["trainer"]
+    share = Progress(**state["progress"]).share(trainer["max_steps"] or sys.maxsize, trainer["max_minutes"])
+    return share >= 1 and (folder / WEIGHTS_NAME).is_file()
+
+
 def trained_models(output: str | Path) -> list[Trained]:
-    """The runs under a folder that have weights, in the order of `MODELS` and of their seeds.
+    """The runs under a folder that are over, in the order of `MODELS` and of their seeds.
 
     Raises:
         FileNotFoundError: if there are none.
-        ValueError: if a run's config cannot be read, or if the runs differ in their budget; names two of them.
+        ValueError: if a checkpoint cannot be read, or if the runs differ in their budget; names two of them.
     """
     found = []
     for model in MODELS:
-        folders = {
-            int(folder.name.removeprefix("seed_")): folder
-            for folder in Path(output).glob(f"{model}/seed_*")
-            if folder.name.removeprefix("seed_").isdecimal() and (folder / WEIGHTS_NAME).is_file()
-        }
-        found += [
-            Trained(model, seed, folders[seed] / WEIGHTS_NAME, _budget(folders[seed])) for seed in sorted(folders)
-        ]
+        names = (folder.name.removeprefix("seed_") for folder in Path(output).glob(f"{model}/seed_*"))
+        for seed in sorted(int(name) for name in names if name.isdecimal()):
+            folder = run_folder(output, model, seed)
+            if list_checkpoints(folder):
+                _, state = read_newest(folder, stage="restorer")
+                if is_over(folder, state):
+                    found.append(Trained(model, seed, folder / WEIGHTS_NAME, _budget(state["config"])))
     if not found:
         raise FileNotFoundError(
-            f"{output} holds no trained model of Table 5; train them by python -m commands.ablation"
+            f"{output} holds no trained model of Table 5; train some by python -m commands.ablation"
         )
     for other in found:
         if other.budget != found[0].budget:
@@ -76,58 +83,58 @@ def sections(results: Sequence[dict]) -> list[Section]:
     """Means over seeds beside the printed rows, and differences to the whole method.
 
     Args:
-        results: of `protocol.evaluate`, each with the keys "model", "seed" and "budget" as well.
+        results: of `protocol.evaluate`, each with the keys of `Trained.about` as well.
     """
     table = paper_table(5)
-    metrics, set_name = table["metrics"], table["dataset"]
     qualities = list(table["rows"][OURS])
-    scores = {model: _by_seed(results, model, set_name) for model in MODELS}
-    heading = [f"Q{quality}" for quality in qualities]
-    rows = [["model", "changed", "figures", *heading]]
-    differences = [["model", "changed", "figures", *heading]]
+    scores = {model: _by_seed(results, model, table["dataset"]) for model in MODELS}
+    heading = ["model", "changed", "figures", *(f"Q{quality}" for quality in qualities)]
+    rows, differences = [heading], [heading]
     for model, (printed, changed) in MODELS.items():
-        of_paper = table["rows"][printed]
-        cells = [_cell(dict(zip(metrics, of_paper[quality], strict=True)), metrics) for quality in qualities]
-        rows.append([printed, changed, "printed", *cells])
-        num_seeds = len(scores[model])
-        means = (_over_seeds(scores[model].values(), quality, metrics, mean) for quality in qualities)
-        rows.append([printed, changed, f"mean of {num_seeds}", *means])
-        if num_seeds > 1:
-            spreads = (_over_seeds(scores[model].values(), quality, metrics, stdev) for quality in qualities)
-            rows.append([printed, changed, "spread", *spreads])
+        rows += [[printed, changed, *cells] for cells in _score_rows(table, printed, scores[model])]
         if model != REFERENCE:
-            whole = table["rows"][OURS]
-            gaps = (f"{of_paper[quality][0] - whole[quality][0]:+.2f}" for quality in qualities)
-            differences.append([printed, changed, "printed", *gaps])
-            pairs = [
-                (scores[model][seed], scores[REFERENCE][seed]) for seed in scores[model] if seed in scores[REFERENCE]
-            ]
-            gaps = (_gap([own[str(q)]["psnr"] - ours[str(q)]["psnr"] for own, ours in pairs]) for q in qualities)
-            differences.append([printed, changed, f"measured, {len(pairs)} seed{'s' * (len(pairs) != 1)}", *gaps])
+            cells = _difference_rows(table, printed, scores[model], scores[REFERENCE])
+            differences += [[printed, changed, *row] for row in cells]
     budgets = sorted({result["budget"] for result in results})
     notes = [
         f"Measured networks were trained for {'; '.join(budgets)}. Spread: standard deviation over seeds.",
         *(f"{MODELS[model][0]}: no trained model" for model in MODELS if not scores[model]),
     ]
     of_pairs = "Mean over seeds of the difference to the whole method with the same seed, and its standard deviation."
+    title = f"Table 5, {table['dataset']}, {table['channels']}: "
     return [
-        Section(f"Table 5, {set_name}, {table['channels']}: {headings(metrics)}", rows, notes),
-        Section(
-            f"Table 5, {set_name}, {table['channels']}: PSNR (dB) minus that of the whole method",
-            differences,
-            [of_pairs],
-        ),
+        Section(title + headings(table["metrics"]), rows, notes),
+        Section(title + "PSNR (dB) minus that of the whole method", differences, [of_pairs]),
     ]
 
 
-def _budget(folder: Path) -> str:
-    try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        trainer, data = config["trainer"], config["data"]
-        length = f"{trainer['max_steps']} steps" if trainer["max_steps"] else f"{trainer['max_minutes']} minutes"
-        return f"{length} of {data['batch_size']} patches of {data['patch_size_px']} pixels"
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / 'config.yaml'} is not the config of a run ({type(error).__name__})") from None
+def _score_rows(table: dict, printed: str, of_seeds: dict[int, dict]) -> Iterator[list[str]]:
+    """The printed row of a model, the means over its seeds, and the spread if there are several: kind and cells."""
+    metrics, cells = table["metrics"], table["rows"][printed]
+    yield ["printed", *(_cell(dict(zip(metrics, scores, strict=True)), metrics) for scores in cells.values())]
+    statistics = {f"mean of {len(of_seeds)}": mean} | ({"spread": stdev} if len(of_seeds) > 1 else {})
+    for kind, statistic in statistics.items():
+        yield [kind, *(_over_seeds(of_seeds, quality, metrics, statistic) for quality in cells)]
+
+
+def _difference_rows(
+    table: dict, printed: str, of_seeds: dict[int, dict], whole: dict[int, dict]
+) -> Iterator[list[str]]:
+    """PSNR of a model minus that of the whole method, as printed and as measured: kind and cells."""
+    cells, of_whole = table["rows"][printed], table["rows"][OURS]
+    psnr = table["metrics"].index("psnr")
+    yield ["printed", *(f"{cells[quality][psnr] - of_whole[quality][psnr]:+.2f}" for quality in cells)]
+    seeds = sorted(of_seeds.keys() & whole.keys())
+    row = [f"measured, {len(seeds)} seed{'s' * (len(seeds) != 1)}"]
+    for quality in map(str, cells):
+        row.append(_gap([of_seeds[seed][quality]["psnr"] - whole[seed][quality]["psnr"] for seed in seeds]))
+    yield row
+
+
+def _budget(config: dict) -> str:
+    trainer, data = config["trainer"], config["data"]
+    length = f"{trainer['max_steps']} steps" if trainer["max_steps"] else f"{trainer['max_minutes']} minutes"
+    return f"{length} of {data['batch_size']} patches of {data['patch_size_px']} pixels"
 
 
 def _by_seed(results: Sequence[dict], model: str, set_name: str) -> dict[int, dict]:
@@ -135,9 +142,11 @@ def _by_seed(results: Sequence[dict], model: str, set_name: str) -> dict[int, di
     return {result["seed"]: result["results"][set_name] for result in results if result["model"] == model}
 
 
-def _over_seeds(of_seeds: Iterable[dict], quality: int, metrics: Sequence[str], statistic) -> str:
-    cells = [scores[str(quality)] for scores in of_seeds]
-    return _cell({m: statistic([cell[m] for cell in cells]) for m in metrics}, metrics) if cells else NO_VALUE
+def _over_seeds(
+    of_seeds: dict[int, dict], quality: int, metrics: Sequence[str], statistic: Callable[[Sequence[float]], float]
+) -> str:
+    cells = [scores[str(quality)] for scores in of_seeds.values()]
+    return _cell({name: statistic([cell[name] for cell in cells]) for name in metrics}, metrics) if cells else NO_VALUE
 
 
 def _cell(scores: dict[str, float], metrics: Sequence[str]) -> Scores:

@@ -13,6 +13,8 @@ import torch
 from torchvision.models import alexnet
 
 import commands.table
+from engine.checkpoint import save_checkpoint
+from engine.run_folder import checkpoint_name
 from evaluation.scores.ablation import WEIGHTS_NAME, run_folder
 from tests.networks import save_tiny, tiny_restorer
 from tests.program import run
@@ -135,9 +137,9 @@ def test_table_5_has_means_over_the_seeds_of_each_model(
         for seed in (0, 1):
             folder = run_folder(root / "runs", model, seed)
             save_tiny(folder / WEIGHTS_NAME, tiny_restorer(tail_std=0.1))
-            (folder / "config.yaml").write_text(
-                "trainer: {max_steps: 3, max_minutes: null}\ndata: {batch_size: 2, patch_size_px: 16}\n"
-            )
+            config = {"trainer": {"max_steps": 3, "max_minutes": None}, "data": {"batch_size": 2, "patch_size_px": 16}}
+            state = {"stage": "restorer", "config": config, "progress": {"step": 3}}
+            save_checkpoint(folder / checkpoint_name(3), state)
     content = table(5, "--runs", root / "runs")
     assert [(one["model"], one["seed"]) for one in content["measured"]] == [
         ("model_1", 0), ("model_1", 1), ("ours", 0), ("ours", 1)

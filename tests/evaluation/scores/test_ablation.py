@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-import yaml
 
+from engine.checkpoint import save_checkpoint
+from engine.run_folder import checkpoint_name
 from evaluation.scores.ablation import MODELS, WEIGHTS_NAME, run_folder, sections, trained_models
 from evaluation.scores.paper import sections_of
 from evaluation.scores.tables import paper_table
@@ -55,23 +56,28 @@ def test_the_models_are_the_rows_of_the_paper_and_the_files_of_configs() -> None
     assert sections_of({"table": 5, "measured": RESULTS}) == sections(RESULTS)
 
 
-def write_run(output: Path, model: str, seed: int, *, max_steps: int = 9, is_over: bool = True) -> None:
+def write_run(output: Path, model: str, seed: int, *, max_steps: int = 9, step: int | None = None) -> None:
+    """Leave what a training leaves after that step, or after its last."""
     folder = run_folder(output, model, seed)
+    step = max_steps if step is None else step
     folder.mkdir(parents=True)
     config = {
         "trainer": {"max_steps": max_steps, "max_minutes": None},
         "data": {"batch_size": 4, "patch_size_px": 48},
     }
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    if is_over:
-        (folder / WEIGHTS_NAME).touch()
+    state = {"stage": "restorer", "config": config, "progress": {"step": step, "best": 1.0}}
+    save_checkpoint(folder / checkpoint_name(step), state)
+    (folder / WEIGHTS_NAME).touch()
 
 
-def test_runs_with_weights_are_found_in_order(tmp_path: Path) -> None:
+def test_runs_that_are_over_are_found_in_order(tmp_path: Path) -> None:
     for model, seed in (("ours", 0), ("model_1", 10), ("model_1", 2)):
         write_run(tmp_path, model, seed)
-    write_run(tmp_path, "model_2", 0, is_over=False)
+    write_run(tmp_path, "model_2", 0, step=8)
+    write_run(tmp_path, "model_2", 1)
+    (run_folder(tmp_path, "model_2", 1) / WEIGHTS_NAME).unlink()
     (tmp_path / "model_3a" / "seed_x").mkdir(parents=True)
+    (tmp_path / "model_3a" / "seed_0").mkdir(parents=True)
     found = trained_models(tmp_path)
     assert [(run.model, run.seed) for run in found] == [("model_1", 2), ("model_1", 10), ("ours", 0)]
     assert found[0].budget == "9 steps of 4 patches of 48 pixels" and found[0].weights.is_file()
@@ -84,10 +90,6 @@ def test_runs_of_two_budgets_are_not_compared(tmp_path: Path) -> None:
         trained_models(tmp_path)
 
 
-def test_a_folder_without_runs_and_a_config_that_is_none_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="holds no trained model of Table 5; train them by python -m commands"):
-        trained_models(tmp_path)
-    write_run(tmp_path, "ours", 0)
-    (run_folder(tmp_path, "ours", 0) / "config.yaml").write_text("trainer: 1")
-    with pytest.raises(ValueError, match="config.yaml is not the config of a run"):
+def test_a_folder_without_runs_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no trained model of Table 5; train some by python -m commands"):
         trained_models(tmp_path)
