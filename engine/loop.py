@@ -72,6 +72,10 @@ def train(
         full_disk_named(run_dir),
         closing(RunLog(run_dir, process, first_step=training.progress.step, last_step=num_steps)) as log,
     ):
+        if checkpoint:
+            log.line(f"goes on from {checkpoint.path}")
+        if checkpoint and not checkpoint.is_measured_alike:
+            log.line("validation is not the one of the run so far: the best score starts anew")
         return training.run(loader, log)
 
 
@@ -109,6 +113,8 @@ class Training:
         self.meter = Meter(self.batch_size, self.device)
         self._start_clock()
         with requests_by_signal() as requests, convolutions_tried_out(True), batches_of(loader) as batches:
+            if self.progress.is_validating and self.progress.share(self.num_steps, self.trainer.max_minutes) < 1:
+                self._validate()  # this run was killed before it had published the best
             for batch in self.meter.timed(batches):
                 self._look_at_clock()
                 # All ranks must do the same, but their clocks differ and a signal may reach only one of them.
@@ -181,6 +187,7 @@ class Training:
     def _validate(self) -> dict[str, float]:
         """On rank 0: measure what is kept, publish it if it is the best so far, save. Returns {} on other ranks."""
         started = self._look_at_clock()
+        self.progress.is_validating = True
         self._save()  # first, so that nothing is lost if validation fails
         metrics = {}
         if self.process.is_main:
@@ -198,7 +205,8 @@ class Training:
                 f"validation at step {self.progress.step}: {described(metrics)}" + (" (best)" if is_best else "")
             )
             kept.train(was_training)
-            self._save()
+        self.progress.is_validating = False
+        self._save()
         wait_for_all()
         self.progress.validation_seconds = max(self.progress.validation_seconds, self._look_at_clock() - started)
         return metrics

@@ -66,12 +66,21 @@ def find_checkpoint(config: Any, *, stage: str) -> Checkpoint | None:
 
 @dataclass
 class Progress:
-    """How far a run is: steps done, seconds on the clock, seconds of the longest validation, the best metric so far."""
+    """How far a run is.
+
+    Args:
+        step: steps done.
+        elapsed_seconds: on the clock.
+        validation_seconds: of the longest validation.
+        best: the best metric so far.
+        is_validating: whether a validation has begun at this step and its result is not saved yet.
+    """
 
     step: int = 0
     elapsed_seconds: float = 0.0
     validation_seconds: float = 0.0
     best: float = -math.inf
+    is_validating: bool = False
 
     def share(self, num_steps: int, max_minutes: float | None) -> float:
         """Share of the run that is done, 0..1: of its steps or of its minutes, whichever is larger.

@@ -435,6 +435,7 @@ def test_other_validation_settings_begin_a_new_best(tmp_path: Path) -> None:
     assert go(30.0, max_steps=2, num_images=5, num_pictures=1)
     assert not go(29.0, max_steps=4, num_images=5, num_pictures=2)
     assert go(28.0, max_steps=6, num_images=100, num_pictures=2) and saved(tmp_path)["progress"]["best"] == 28.0
+    assert log_of(tmp_path).count("validation is not the one of the run so far: the best score starts anew") == 1
 
 
 def test_a_validations_duration_is_forgotten_on_another_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
