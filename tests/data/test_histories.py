@@ -162,7 +162,7 @@ def test_foreign_tables_are_as_coarse_as_libjpegs_but_others(quality: int) -> No
             "histories.second_qualities: 'x' is no quality within 1..100",
         ),
         (
-            lambda: RestorerConfig("e", None, histories=HistoriesConfig(full_chroma_share=0.5)),
+            lambda: RestorerConfig(trainer=None, encoder="e", histories=HistoriesConfig(full_chroma_share=0.5)),
             r"histories.full_chroma_share is 0.5, but luma \(data.channels 1\) has no chroma; set it to 0",
         ),
     ],
