@@ -1,6 +1,7 @@
 """`calibrate`: chooses by which limits a network leaves fine images alone, and writes them into its file."""
 
 import argparse
+import math
 from pathlib import Path
 
 from commands.arguments import ExpandQualities, add_score_options, positive
@@ -45,6 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"JPEG qualities, or ranges such as 1..100 (default: {' '.join(map(str, QUALITIES))})",
     )
     parser.add_argument("--num-images", type=positive, metavar="N", help="of each set, evenly spread (default: all)")
+    parser.add_argument(
+        "--max-loss",
+        type=loss,
+        default=0.0,
+        metavar="DB",
+        help="mean loss that is allowed at a quality, where single images would decide (default: %(default)g)",
+    )
     add_score_options(parser)
 
 
@@ -64,11 +72,22 @@ def run(options: argparse.Namespace) -> None:
     restorer = weights.network.to(device)
     with autocast(device, choose_precision(options.precision, device)):
         outcomes = list(measure(restorer, weights.reader(), sets, options.quality, color_mode))
-    limits = choose(outcomes)
+    limits = choose(outcomes, max_loss_db=options.max_loss)
     copy_calibrated(source, output, limits)
     title = f"{output}: sha256 {sha256(output)}"
     content = {"weights": str(output), "limits": limits._asdict(), "outcomes": [one._asdict() for one in outcomes]}
     report([gains_section(outcomes, limits, title)], content, options)
+
+
+def loss(text: str) -> float:
+    """Read a loss in dB."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {text}")
+    return value
 
 
 def open_choosing_sets(options: argparse.Namespace) -> list[ImageSet]:

@@ -38,6 +38,7 @@ class Outcome(NamedTuple):
     """
 
     set_name: str
+    image: str
     quality: int
     reading: float
     change: float
@@ -56,18 +57,22 @@ def measure(
     total = sum(len(paths) for _, paths in sets) * len(qualities)
     for clean, case in tqdm(clean_cases(sets, qualities, color_mode), total=total, unit="image", disable=None):
         degraded = jpeg_roundtrip(clean, case.quality)
+        case_of = (case.set_name, case.stem, case.quality)
         reading = reader.read(degraded).quality if reader else np.nan
         if reading >= QUALITY_LIMITS[-1]:
-            yield Outcome(case.set_name, case.quality, reading, 0, 0)
+            yield Outcome(*case_of, reading, 0, 0)
             continue
         x = as_batch(degraded)
         restored = restore_tensor(restorer, x)
         gain = gain_of(psnr(to_image(restored[0]), clean), psnr(degraded, clean))
-        yield Outcome(case.set_name, case.quality, reading, 255 * largest_change(restored - x).item(), gain)
+        yield Outcome(*case_of, reading, 255 * largest_change(restored - x).item(), gain)
 
 
-def choose(outcomes: Sequence[Outcome]) -> FineLimits:
+def choose(outcomes: Sequence[Outcome], *, max_loss_db: float = 0) -> FineLimits:
     """The limits with the highest mean gain, of those with a mean gain of at least 0 at every quality of every set.
+
+    With `max_loss_db`, the mean gain at a quality may be as far below 0: an image that was a coarse JPEG itself loses
+    many dB near quality 100, and alone would decide the limits.
 
     Where several are as good, within `TOLERANCE_DB`, the ones that leave most images alone are taken.
 
@@ -80,9 +85,11 @@ def choose(outcomes: Sequence[Outcome]) -> FineLimits:
     else:
         tried = list(starmap(FineLimits, product(QUALITY_LIMITS.tolist(), SMALL_CHANGE_LIMITS.tolist())))
     gains = np.array([measured.mean_gains(limits) for limits in tried])  # (limits, sets and qualities)
-    means = np.where((gains >= 0).all(axis=1), gains.mean(axis=1), -np.inf)
+    means = np.where((gains >= -max_loss_db).all(axis=1), gains.mean(axis=1), -np.inf)
     if means.max() == -np.inf:
-        raise ValueError("no limits keep the mean gain at 0 or more at every quality; train the network longer")
+        raise ValueError(
+            f"no limits keep the mean loss at {max_loss_db:g} dB or less at every quality; train the network longer"
+        )
     good = [limits for limits, mean in zip(tried, means, strict=True) if mean >= means.max() - TOLERANCE_DB]
     return max(good, key=lambda limits: (measured.is_left(limits).sum(), limits.change))
 
@@ -112,7 +119,7 @@ class _Measured(NamedTuple):
     def of(cls, outcomes: Sequence[Outcome]) -> "_Measured":
         keys = list(dict.fromkeys((outcome.set_name, outcome.quality) for outcome in outcomes))
         groups = np.array([keys.index((outcome.set_name, outcome.quality)) for outcome in outcomes])
-        readings, changes, gains = np.array([outcome[2:] for outcome in outcomes]).T
+        readings, changes, gains = np.array([outcome[3:] for outcome in outcomes]).T
         return cls(readings, changes, gains, groups, keys)
 
     def is_left(self, limits: FineLimits) -> np.ndarray:

@@ -174,6 +174,8 @@ def test_calibrate_refuses_sets_for_reporting_and_files_without_a_place(
     assert "live1 is for reporting; choose on bsds500/val" in refusal(*own, "--sets", "live1")
     assert "BSDS500 test split, not to val" in refusal(*own, "--sets", root / "bsds500" / "test")
     assert "limits are kept in .safetensors files, but --output is" in refusal(*own, "--output", tmp_path / "out.pth")
+    for amount in ("-1", "inf", "much"):
+        assert f"must be a number of at least 0, got {amount}" in refusal(*own, f"--max-loss={amount}")
     torch.save(released_weights("gray"), tmp_path / "deblock.pth")
     assert "was not written by this project" in refusal("calibrate", "--weights", tmp_path / "deblock.pth")
     save_encoder(QualityEncoder(1, width=8), tmp_path / "encoder.safetensors")
