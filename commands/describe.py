@@ -46,12 +46,13 @@ def run(options: argparse.Namespace) -> None:
 def measured_speed(restorer: torch.nn.Module, options: argparse.Namespace) -> str:
     """The line that gives a network's speed, with device, precision and image size."""
     device = choose_device(options.device)
-    precision = choose_precision(options.precision, device)
+    name = "float32" if restorer.as_published else options.precision
+    precision = choose_precision(name, device)
     torch.backends.cudnn.allow_tf32 = False  # time true float32 on every GPU
     restorer = restorer.to(device, memory_format=torch.channels_last)
     image = torch.rand(1, restorer.channels, options.size, options.size, device=device)
     with autocast(device, precision):
         speed = megapixels_per_second(restorer, image)
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
-    where = f"{device_name(device)}{threads}, {options.precision}, {options.size}x{options.size}"
+    where = f"{device_name(device)}{threads}, {name}, {options.size}x{options.size}"
     return f"{speed:.3g} megapixels/s ({where})"

@@ -41,6 +41,8 @@ class FineLimits(NamedTuple):
         return limits
 
     def __str__(self) -> str:
+        if self.quality is None and self.change == 0:
+            return "every image is restored"
         read = "" if self.quality is None else f"is read at quality {self.quality:g} or above, or "
         return f"an image is returned as it was if it {read}would change by less than {self.change:g} grey levels"
 

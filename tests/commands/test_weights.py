@@ -15,6 +15,7 @@ from cqe.encoder import QualityEncoder
 from cqe.weights import save_encoder
 from data.jpeg import jpeg_roundtrip
 from restoration.networks import FastOptions, NetworkConfig, build_restorer
+from restoration.networks.rdn import RDN
 from restoration.networks.restorer import Restorer
 from restoration.weights import load_restorer, open_weights, save_restorer
 from tests import program
@@ -58,6 +59,15 @@ def test_describe_counts_parameters_and_arithmetic(weights: Path, capsys: pytest
     assert lines[1].startswith(f"{sum(p.numel() for p in restorer.parameters()) / 1e6:.2f} M parameters")
     assert lines[2] == f"{counted_gmac(restorer):.2f} GMAC at 256x256"
     assert lines[3] == "an image is returned as it was if it would change by less than 1.7 grey levels"
+
+
+def test_describe_names_another_system(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    torch.save(RDN(1, width=4, growth=4, blocks=1, layers=1).state_dict(), tmp_path / "published.pt")
+    speed = ["--speed", "--size", 16, "--precision", "bfloat16", "--device", "cpu"]
+    program.run("describe", "--weights", tmp_path / "published.pt", *speed)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "RDN, 1 channel(s)" and lines[3] == "every image is restored"
+    assert "float32" in lines[4]  # as its authors ran it
 
 
 def test_describe_measures_speed_only_when_asked(weights: Path, capsys: pytest.CaptureFixture) -> None:

@@ -15,7 +15,12 @@ from tests.places import CONFIGS, ROOT
 
 CLASSES = {"cqe": CqeConfig, "restorer": RestorerConfig, "ablation": RestorerConfig}
 SCRIPTS = {"cqe": "train_cqe.py", "restorer": "train_restorer.py", "ablation": "train_restorer.py"}
-OVERLAYS = {"smoke", "supervised", "design"}  # to be laid over another config, as all of configs/ablation are
+OVERLAYS = {
+    "smoke",
+    "supervised",
+    "design",
+    "compared",
+}  # to be laid over another config, as all of configs/ablation are
 ALL = sorted(CONFIGS.glob("*/*.yaml"))
 WHOLE = [path for path in ALL if path.stem not in OVERLAYS and path.parent.name != "ablation"]
 
