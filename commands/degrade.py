@@ -10,8 +10,8 @@ from commands.degradation_options import add_degradation_options, degradations
 from common.files import written_whole
 from data.config import data_root
 from data.jpeg import decode
-from evaluation.scores.image_sets import check_images, open_sets, read_clean
-from evaluation.scores.protocol import FileSource, jobs_of
+from evaluation.scores.image_sets import check_images, open_sets
+from evaluation.scores.protocol import FileSource, clean_cases, jobs_of
 from restoration.folders import make_folder
 from restoration.photos import Photo, save_photo
 
@@ -33,23 +33,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    asked = degradations(options)
+    asked, layout = degradations(options), FileSource(Path(options.output))
     sets = open_sets(options.sets, data_root(options.data_root))
     check_images(sets, options.channels, num_cut_px=max(max(each.shift) for each in asked))
-    jobs, target = jobs_of(sets, asked), FileSource(Path(options.output))
-    pngs = {case: target.path(case) for _, cases in jobs for case in cases}
-    jpegs = {case: png.with_name(f"{case.stem}.jpg") for case, png in pngs.items()}
-    for path in (*pngs.values(), *jpegs.values()):
+    pictures = [layout.path(case) for job in jobs_of(sets, asked) for case in job.cases]
+    for path in (path for picture in pictures for path in (picture, picture.with_suffix(".jpg"))):
         if path.exists():  # it may be a restored image, which has the same name
             raise FileExistsError(f"{path} exists, and nothing is overwritten; name another folder")
     make_folder(options.output)
-    with tqdm(total=len(pngs), desc="degrade", unit="image", disable=None) as bar:
-        for path, cases in jobs:
-            clean = read_clean(path, options.channels)
-            for case in cases:
-                coded = case.encoded(clean)
-                save_photo(Photo(decode(coded), None, {}), pngs[case])
-                with written_whole(jpegs[case]) as working:
-                    working.write_bytes(coded)
-                bar.update()
-    print(f"{options.output}: {len(pngs)} JPEG files, and as many PNGs of what they decode to ({options.channels})")
+    cases = clean_cases(sets, asked, options.channels)
+    for clean, case in tqdm(cases, total=len(pictures), desc="degrade", unit="image", disable=None):
+        coded, picture = case.encoded(clean), layout.path(case)
+        save_photo(Photo(decode(coded), None, {}), picture)
+        with written_whole(picture.with_suffix(".jpg")) as working:
+            working.write_bytes(coded)
+    print(f"{options.output}: {len(pictures)} JPEG files, and what they decode to as PNG ({options.channels})")

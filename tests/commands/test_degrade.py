@@ -42,6 +42,18 @@ def test_the_files_are_what_an_evaluation_restores(tmp_path: Path, clean: dict, 
         assert scores["gain"] == scores["worst_gain"] == 0
 
 
+def test_images_coded_twice_or_at_a_drawn_quality_are_written_too(tmp_path: Path, clean: dict) -> None:
+    given = ["--sets", "live1", "--data-root", tmp_path / "data", "--double", 30, 50, "--shift", "3,4"]
+    for extra in ([], ["--quality", "random", "--seed", 1]):
+        output = tmp_path / f"out{len(extra)}"
+        run("degrade", *given, *extra, "--output", output)
+        run("evaluate", *given, *extra, "--restored", output, "--json", tmp_path / "o.json")
+        results = json.loads((tmp_path / "o.json").read_text())["results"]["live1"]
+        assert set(results) == {"30+50", "random"} if extra else {"30+50"}
+        assert all(scores["gain"] == 0 for scores in results.values())
+    assert read_image(tmp_path / "out0" / "live1" / "30+50" / "a.png").shape == (20, 38)
+
+
 def test_nothing_is_overwritten(tmp_path: Path, clean: dict, refusal: Callable) -> None:
     given = ["degrade", "--sets", "live1", "--quality", 10, "--data-root", tmp_path / "data"]
     restored = tmp_path / "mine" / "live1" / "10" / "b.x.png"
