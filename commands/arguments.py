@@ -68,6 +68,13 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     add_workers_option(parser)
 
 
+def add_cache_option(parser: argparse.ArgumentParser) -> None:
+    """The option of the subcommands that measure the same scores again and again."""
+    parser.add_argument(
+        "--cache", metavar="DIR", default="runs/scores", help="keeps scores between calls (default: %(default)s)"
+    )
+
+
 def add_workers_option(parser: argparse.ArgumentParser) -> None:
     """The option of the subcommands that score images."""
     parser.add_argument(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from commands.arguments import add_device_options, add_set_options, add_workers_option, jpeg_quality
-from commands.systems import JPEG, QUALITY, build_system, measure
+from commands.arguments import add_cache_option, add_device_options, add_set_options, add_workers_option, jpeg_quality
+from commands.systems import JPEG, QUALITY, build_system, measure_once
 from common.files import sha256
 from data.config import data_root
 from data.known_sets import measured_folders
@@ -88,6 +88,7 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
     )
     add_device_options(parser)
     add_workers_option(parser)
+    add_cache_option(parser)
 
 
 def _results(options: argparse.Namespace, names: Sequence[str], qualities: Sequence[int]) -> list[dict]:
@@ -100,7 +101,7 @@ def _results(options: argparse.Namespace, names: Sequence[str], qualities: Seque
     sets = open_sets(names, data_root(options.data_root))
     systems = [build_system(name, options.channels, options) for name in options.weights]
     check_images(sets, options.channels)
-    return results + [measure(system, sets, qualities, options.channels, options) for system in systems]
+    return results + [measure_once(system, sets, qualities, options.channels, options) for system in systems]
 
 
 def _finite_scores(result: dict, source: str, set_name: str, options: argparse.Namespace) -> dict:

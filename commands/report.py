@@ -12,6 +12,7 @@ import numpy as np
 
 from commands import comparison, removal
 from commands.arguments import (
+    add_cache_option,
     add_device_options,
     add_quality_option,
     add_sets_option,
@@ -19,7 +20,7 @@ from commands.arguments import (
     path_name,
 )
 from commands.curves import GAIN_QUALITIES
-from commands.systems import JPEG, System, build_system, measure
+from commands.systems import JPEG, System, build_system, measure_once
 from common.files import check_writable, write_text
 from data.config import data_root
 from data.jpeg import jpeg_roundtrip
@@ -70,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_device_options(parser)
     add_workers_option(parser)
+    add_cache_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -87,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
     system = build_system(options.weights, color_mode, options)
     pictures, crop = _pictures(system, paths, color_mode, options.quality[0])
     drawings = [_magnified(paths[0], crop, color_mode, options), *drawings]
-    result = measure(system, sets, options.quality, color_mode, options)
+    result = measure_once(system, sets, options.quality, color_mode, options)
     gmac = count_gmac(weights.network)
     drawings += [_gain(system, sets[0], color_mode, options), *_cost(result, gmac)]
     page = Page(
@@ -165,7 +167,7 @@ def _photo_drawings(options: argparse.Namespace) -> list[Drawing]:
 
 
 def _gain(system: System, image_set: ImageSet, color_mode: str, options: argparse.Namespace) -> Drawing:
-    result = measure(system, [image_set], GAIN_QUALITIES, color_mode, options)
+    result = measure_once(system, [image_set], GAIN_QUALITIES, color_mode, options)
     caption = (
         f"Mean PSNR gain over the JPEG on {_where(image_set.name, result)}, and below it the share of images whose "
         "PSNR falls."

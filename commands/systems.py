@@ -13,7 +13,7 @@ import torch
 
 from common.machine import autocast, choose_device, choose_precision, device_name, versions
 from evaluation.scores import protocol
-from evaluation.scores.cache import files_digest
+from evaluation.scores.cache import cached, files_digest
 from evaluation.scores.degradations import Case, Degradation, as_degradations
 from evaluation.scores.image_sets import COLOR_MODES, ImageSet
 from evaluation.scores.protocol import OutputSource
@@ -138,6 +138,19 @@ def measure(
     )
     result = protocol.evaluate(system.produce, sets, qualities, color_mode, method=system.name, workers=options.workers)
     return result | {"provenance": system.provenance}
+
+
+def measure_once(
+    system: System, sets: Sequence[ImageSet], qualities: Sequence[int], color_mode: str, options: argparse.Namespace
+) -> dict:
+    """As `measure`, but scores that are in the folder `options.cache` are not measured again."""
+    head = {"method": system.name, "channels": color_mode, "protocol": protocol.describe(color_mode)}
+
+    def score(one: ImageSet, lacking: Sequence[int]) -> dict:
+        return measure(system, [one], lacking, color_mode, options)["results"][one.name]
+
+    results = cached(options.cache, head | system.provenance, sets, qualities, score)
+    return head | {"results": results, "provenance": system.provenance}
 
 
 def origin(weights: Weights, device: torch.device, options: argparse.Namespace) -> dict[str, str]:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from commands.arguments import add_common_options
+from commands.arguments import add_cache_option, add_common_options
 from commands.outputs import check_outputs, report
 from commands.perceptual import add_perceptual_options, open_perceptual
 from commands.systems import JPEG, System, build_system, measure, published_for, restored_system
@@ -42,9 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Table 5: what `python -m commands.ablation` trained (default: %(default)s)",
     )
     add_perceptual_options(parser)
-    parser.add_argument(
-        "--cache", metavar="DIR", default="runs/scores", help="keeps scores between calls (default: %(default)s)"
-    )
+    add_cache_option(parser)
     add_common_options(parser)
 
 

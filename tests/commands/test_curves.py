@@ -26,6 +26,7 @@ def root(tmp_path: Path) -> Path:
 def figure(tmp_path: Path, root: Path) -> Callable[..., list]:
     def words(name: str, *arguments: object) -> list:
         out = ["--output", tmp_path / "out", "--dots-per-inch", 30, "--data-root", root, "--device", "cpu"]
+        out += ["--cache", tmp_path / "scores"]
         return ["figure", name, *out, *arguments]
 
     return words

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from data.jpeg import jpeg_roundtrip
+from evaluation.scores import protocol
 from evaluation.scores.image_sets import read_clean
 from evaluation.scores.metrics import psnr
 from restoration import load
@@ -38,7 +39,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def words(folder: Path, *arguments: object) -> list:
     named = ["--weights", folder / "tiny.safetensors", "--output", folder / "report.html", "--quality", 10, 40]
-    return ["report", *named, "--data-root", folder / "data", "--device", "cpu", *arguments]
+    here = ["--data-root", folder / "data", "--cache", folder / "scores", "--device", "cpu"]
+    return ["report", *named, *here, *arguments]
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +98,16 @@ def test_page_has_all_parts(folder: Path) -> None:
     assert text.count('type="range"') == 2 and "<strong>words</strong>" in text
     assert "Table 3, live1, color" in text and "weights_sha256" in text and "uint8 RGB, 4:2:0 JPEG" in text
     assert len(text) < 1_000_000
+
+
+def test_scores_are_measured_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def evaluated(*_: object, **__: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(protocol, "evaluate", evaluated)
+    run(*words(folder, "--photos", folder / "photo.jpg", "--output", folder / "again.html"))
+    first, second = ((folder / name).read_text() for name in ("report.html", "again.html"))
+    assert first == second
 
 
 def test_it_asks_for_nothing_and_the_browser_complains_of_nothing(opened: Tab, folder: Path) -> None:
