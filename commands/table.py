@@ -62,7 +62,8 @@ def run(options: argparse.Namespace) -> None:
     score, words, content["lacking"] = _scorer(options, color_mode)
     for system, about in _systems(options, color_mode, sets, qualities):
         head = {"method": system.name, "channels": color_mode, "protocol": words}
-        results = cached(options.cache, head | system.provenance, sets, qualities, partial(score, system))
+        asked = [quality for quality in qualities if system.qualities is None or quality in system.qualities]
+        results = cached(options.cache, head | system.provenance, sets, asked, partial(score, system))
         content["measured"].append(about | head | {"results": results, "provenance": system.provenance})
     report(sections_of(content), content, options)
     for result in content["measured"]:

@@ -13,6 +13,7 @@ import torch
 from torchvision.models import alexnet
 
 import commands.table
+from commands.systems import QUALITY
 from engine.checkpoint import save_checkpoint
 from engine.run_folder import checkpoint_name
 from evaluation.scores.ablation import WEIGHTS_NAME, run_folder
@@ -84,6 +85,18 @@ def test_a_second_call_measures_nothing_and_a_changed_file_is_measured_anew(
     save_mosaic(root / "live1" / "b.png", 24, 40, 3, seed=9)
     table(1, "--weights", "jpeg", weights)
     assert [call[:2] for call in measured[6:]] == [("jpeg", ["live1"]), ("net", ["live1"])]
+
+
+def test_a_system_with_weights_for_some_qualities_leaves_the_others_empty(
+    table: Callable, root: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for quality in (10, 30):
+        save_tiny(root / f"dncnn_q{quality}.safetensors", tiny_restorer(tail_std=0.1))
+    content = table(1, "--weights", root / f"dncnn_q{QUALITY}.safetensors")
+    assert list(content["measured"][0]["results"]["live1"]) == ["10", "30"]
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("dncnn ")]
+    assert [row.count("-") for row in rows] == [2, 2, 4]  # classic5, live1, bsds500, which is not there
+    assert rows[1][2] != "-" and rows[1][-1] == "-"
 
 
 def test_another_systems_images_are_a_row_and_measured_anew_if_one_changes(
