@@ -8,12 +8,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.files import full_disk_named
-from common.machine import autocast, choose_precision, convolutions_tried_out
+from common.machine import convolutions_tried_out
 from engine.compiling import compiled
 from engine.config import to_dict
 from engine.distributed import Process, largest_over_ranks, mean_over_ranks, wait_for_all
@@ -22,6 +21,7 @@ from engine.finite import FiniteGuard
 from engine.loader import batches_of
 from engine.meter import Meter, clock_time
 from engine.optimizers import build_optimizer, learning_rate, set_learning_rate
+from engine.placement import Placement
 from engine.run import Checkpoint, Progress, TrainingState
 from engine.run_folder import open_run_dir, save_step
 from engine.run_log import RunLog, described
@@ -88,12 +88,11 @@ class Training:
         self.num_steps, self.batch_size = num_steps, batch_size
         self.run_dir = Path(config.trainer.run_dir)
         self.device = process.device
-        self.dtype = choose_precision(self.trainer.precision, self.device)
-        self.memory_format = torch.channels_last if self.trainer.channels_last else torch.contiguous_format
+        self.placement = Placement.of(self.trainer, self.device)
 
-        stage.module.to(device=self.device, memory_format=self.memory_format)
+        self.placement.place(stage.module)
         self.optimizer = build_optimizer(stage.module, self.optim)
-        self.guard = FiniteGuard(self.device, is_late=self.device.type == "cuda")
+        self.guard = FiniteGuard(self.device, is_late=self.placement.is_late)
         # The optimiser reads this flag on the device, so a bad step is skipped without a sync.
         self.optimizer.found_inf = self.guard.found_inf
         decay = self.optim.ema_decay
@@ -162,12 +161,8 @@ class Training:
 
     def _forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The losses of this rank's share of a batch."""
-        on_device = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
-        inputs = [
-            value.contiguous(memory_format=self.memory_format) if value.ndim == 4 else value
-            for value in self.stage.inputs(on_device)
-        ]
-        with autocast(self.device, self.dtype):
+        inputs = self.placement.lay_out(self.stage.inputs(self.placement.move(batch)))
+        with self.placement.autocast():
             return self.model(*inputs)
 
     def _backward(self, loss: Tensor) -> Tensor:
@@ -250,11 +245,11 @@ class Training:
         if not self.process.is_main:
             return
         step, hours = self.progress.step, self._look_at_clock() / 3600
-        precision, num_trained = str(self.dtype).removeprefix("torch."), sum(part.numel() for part in self.trainable)
+        num_trained = sum(parameter.numel() for parameter in self.trainable)
         facts = {
             "stage": f"{self.stage.name}, {num_trained:,} trained parameters",
             "training": f"{end} after {step:,} steps of {self.batch_size} samples, {hours:.2f} hours",
-            "processes": f"{self.process.world_size} on {self.device.type}, {precision}",
+            "processes": f"{self.process.world_size} on {self.device.type}, {self.placement.precision}",
         }
         write_summary(
             self.run_dir,
@@ -274,7 +269,7 @@ class Training:
         max_minutes = self.trainer.max_minutes
         self.log.line(
             f"stage {self.stage.name}: {num_trainable / 1e6:.2f} M trainable parameters, "
-            f"{self.process.world_size} process(es) on {self.device.type}, {str(self.dtype).removeprefix('torch.')}, "
+            f"{self.process.world_size} process(es) on {self.device.type}, {self.placement.precision}, "
             f"steps {self.progress.step} to {self.num_steps}" + (f" or {max_minutes:g} minutes" if max_minutes else "")
         )
         if self.trainer.compile is True and self.stage.eager_because:

@@ -25,6 +25,11 @@ class Placement:
         return cls(device, choose_precision(trainer.precision, device), layout)
 
     @property
+    def precision(self) -> str:
+        """The type of autocast by its name, such as "bfloat16"."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
     def is_late(self) -> bool:
         """Whether the device works while the host goes on. Its results are then read a step later."""
         return self.device.type == "cuda"

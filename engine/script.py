@@ -9,6 +9,7 @@ from engine.config import parse_config
 from engine.distributed import Process, process_group
 from engine.loader import StepSampler, build_loader, check_batch
 from engine.loop import train
+from engine.placement import Placement
 from engine.plan import plan
 from engine.run import Checkpoint
 from engine.run_folder import locked_run_dir
@@ -70,7 +71,7 @@ def train_on(
         dataset,
         **shares,
         num_workers=config.data.num_workers,
-        pin_memory=process.device.type == "cuda",
+        pin_memory=Placement.of(config.trainer, process.device).pins_batches,
     )
 
     def files_of(step: int) -> list[str]:

@@ -7,7 +7,7 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from common.machine import choose_precision, convolutions_tried_out, peak_memory
+from common.machine import convolutions_tried_out, peak_memory
 from engine.compiling import compiled
 from engine.optimizers import build_optimizer
 from engine.placement import Placement
@@ -32,7 +32,7 @@ class Settings:
     def wanted(cls, config: RestorerConfig, device: torch.device) -> "Settings":
         """What a configuration asks for on a device."""
         trainer = config.trainer
-        precision = str(choose_precision(trainer.precision, device)).removeprefix("torch.")
+        precision = Placement.of(trainer, device).precision
         is_compiled = trainer.compile is True or (trainer.compile == "auto" and device.type == "cuda")
         return cls(precision, trainer.channels_last, is_compiled)
 
@@ -85,7 +85,7 @@ class Trial:
     def read(self, degraded: Tensor, clean: Tensor) -> Reading:
         """Time whole steps, updates included. The first two are not counted."""
         device = self.placement.device
-        if device.type == "cuda":
+        if self.placement.is_late:
             torch.cuda.reset_peak_memory_stats(device)
         with convolutions_tried_out(True):
             for _ in range(2):  # the first one chooses algorithms
@@ -110,7 +110,7 @@ class Trial:
         losses["total"].backward()
 
     def _wait(self) -> None:
-        if self.placement.device.type == "cuda":
+        if self.placement.is_late:
             torch.cuda.synchronize(self.placement.device)
 
 
