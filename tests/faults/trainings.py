@@ -41,5 +41,6 @@ def _train(stage: str, config: Path, output: Path) -> None:
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # of the loader's workers, as where no server is in between
     sys.argv = [f"train_{stage}.py", "--config", str(config), "--resume", "auto"]
     MAINS[stage]()
