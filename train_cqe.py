@@ -96,6 +96,11 @@ class EncoderStage(Stage):
         patches = torch.empty(*pairs, data.channels, size, size, dtype=torch.uint8, device="meta")
         return {"query": patches, "key": patches, "quality": torch.empty(pairs, dtype=torch.long, device="meta")}
 
+    def begin_step(self, inputs: Sequence[Tensor], num_parts: int) -> None:
+        if isinstance(self.module, MomentumContrast):
+            _, key_patches, quality = inputs
+            self.module.begin_step(key_patches, quality, num_parts)
+
     def validate(self, kept: nn.Module, log: RunLog, step: int) -> dict[str, float]:
         crops, qualities, images = self.crops
         rows = raw_rows(kept, crops)

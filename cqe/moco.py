@@ -56,12 +56,31 @@ class MomentumContrast(nn.Module):
         self.temperature = temperature
         self.equal_qualities = equal_qualities
         self.gather = gather
+        self._step: _Keys | None = None
         self.register_buffer("queue", F.normalize(torch.randn(queue_length, representation_size), dim=1))  # (K, D)
         self.register_buffer("queue_quality", torch.full((queue_length,), _NO_QUALITY))  # (K,)
         self.register_buffer("queue_position", torch.zeros((), dtype=torch.long))
 
+    @torch.no_grad()
+    def begin_step(self, key_patches: Tensor, quality: Tensor, num_parts: int) -> None:
+        """Begin a step that comes in several parts: `forward` is then called with each part of the batch, in order.
+
+        The key encoder moves once, every part is contrasted with the same queue and the keys of the whole batch, and
+        the keys enter the queue with the last part. In both encoders BatchNorm sees each part for itself.
+
+        Args:
+            key_patches, quality: of the whole batch, as in `forward`.
+            num_parts: how many equal parts the batch has.
+        """
+        self._follow()
+        parts = [self.key_encoder(part)[0].float() for part in key_patches.chunk(num_parts)]
+        keys = F.normalize(torch.cat(parts), dim=1)  # (N, D)
+        self._step = _Keys(keys, self.gather(keys), self.gather(quality))
+
     def forward(self, query_patches: Tensor, key_patches: Tensor, quality: Tensor) -> dict[str, Tensor]:
-        """The loss of one step. The key encoder moves first; at the end the keys enter the queue.
+        """The loss of one step, or of a part of the step that `begin_step` began.
+
+        The key encoder moves first; at the end the keys enter the queue.
 
         Args:
             query_patches: (N, C, H, W) in [0, 1].
@@ -73,11 +92,10 @@ class MomentumContrast(nn.Module):
             "total": the contrastive loss. "positive_similarity": mean cosine of query and key. "contrast_accuracy":
             share of queries closer to their key than to every negative of the queue. Only "total" carries a gradient.
         """
+        if self._step is None:
+            self.begin_step(key_patches, quality, 1)
         queries = F.normalize(self.query_encoder(query_patches)[0].float(), dim=1)  # (N, D)
-        with torch.no_grad():
-            self._follow()
-            keys = F.normalize(self.key_encoder(key_patches)[0].float(), dim=1)  # (N, D)
-            all_keys, all_qualities = self.gather(keys), self.gather(quality)  # of all ranks
+        keys, all_keys, all_qualities = self._step.next(len(queries)), self._step.of_all, self._step.qualities_of_all
         negatives = self.queue.clone()  # the queue changes below, and backward reads these rows later
         is_equal = quality[:, None] == self.queue_quality[None, :]  # (N, K)
         is_negative = torch.ones_like(is_equal) if self.equal_qualities == "negatives" else ~is_equal
@@ -90,7 +108,9 @@ class MomentumContrast(nn.Module):
         with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
             positive = (queries * keys).sum(dim=1)  # (N,)
             hardest = (queries @ negatives.T).masked_fill(~is_negative, -torch.inf).amax(dim=1)  # (N,)
-            self._enqueue(all_keys, all_qualities)
+            if self._step.is_over:
+                self._enqueue(all_keys, all_qualities)
+                self._step = None
         return {
             "total": loss,
             "positive_similarity": positive.mean(),
@@ -112,3 +132,20 @@ class MomentumContrast(nn.Module):
         self.queue.index_copy_(0, places, keys.to(self.queue.dtype))
         self.queue_quality.index_copy_(0, places, quality)
         self.queue_position.add_(len(keys)).remainder_(len(self.queue))
+
+
+class _Keys:
+    """The keys of a step, (N, D), those of all ranks and their qualities, in rank order; and which are still unused."""
+
+    def __init__(self, own: Tensor, of_all: Tensor, qualities_of_all: Tensor) -> None:
+        self.of_all, self.qualities_of_all = of_all, qualities_of_all
+        self._unused = own
+
+    def next(self, count: int) -> Tensor:
+        """The keys of the next part, (count, D)."""
+        keys, self._unused = self._unused[:count], self._unused[count:]
+        return keys
+
+    @property
+    def is_over(self) -> bool:
+        return not len(self._unused)

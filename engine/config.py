@@ -92,6 +92,8 @@ class TrainerConfig:
         seed: of weights and samples.
         device: "auto" (CUDA where there is one), "cuda" or "cpu".
         precision: "bfloat16" (autocast), "float32", or "auto": bfloat16 where the device has instructions for it.
+        micro_batches: parts in which each process computes its share of a batch, one after the other. More parts need
+            less memory; their gradients are added up to those of the whole batch.
         channels_last: keep activations in NHWC order.
         compile: compile the training step (torch.compile); "auto": on CUDA only. If compiling fails, the log says why
             and training goes on without it.
@@ -112,6 +114,7 @@ class TrainerConfig:
     seed: int = 0
     device: Literal["auto", "cuda", "cpu"] = "auto"
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    micro_batches: int = 1
     channels_last: bool = True
     compile: bool | Literal["auto"] = "auto"
     resume: bool | Literal["auto"] = False
@@ -125,8 +128,8 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         if not self.run_dir:
             raise ValueError("trainer.run_dir is empty; name a folder such as runs/first")
-        positive = ("epochs", "log_every_steps", "validate_every_steps", "save_every_steps", "save_every_minutes")
-        for name in (*positive, "max_steps", "max_minutes", "keep_checkpoints"):
+        every = ("log_every_steps", "validate_every_steps", "save_every_steps", "save_every_minutes")
+        for name in ("epochs", "max_steps", "max_minutes", "micro_batches", "keep_checkpoints", *every):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"trainer.{name} must be > 0, got {value}")

@@ -4,7 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import NoReturn
 
@@ -56,10 +56,12 @@ def train(
         files_of: step -> the images that this rank's samples of it are cut from, for error messages.
 
     Raises:
+        ValueError: if the batch does not divide into equal parts.
         FloatingPointError: if a loss or gradient is not finite, before the update; names step, term and images.
         ChildProcessError: if a worker of the loader was killed.
         Stopped: if a signal stopped the run before its end; everything is saved.
     """
+    _check_parts(batch_size, config.trainer.micro_batches, process.world_size)
     num_steps = config.trainer.max_steps or config.trainer.epochs * steps_per_epoch
     training = Training(stage, num_steps=num_steps, batch_size=batch_size, config=config, process=process)
     training.guard.files_of = files_of
@@ -129,8 +131,7 @@ class Training:
                     self._save_as_asked(requests)
                 rate = learning_rate(self.optim, self.progress.step, share)
                 set_learning_rate(self.optimizer, rate)
-                losses = self._forward(batch)
-                gradient_norm = self._backward(losses["total"])
+                losses, gradient_norm = self._gradients(batch)
                 self.guard.watch({**losses, "gradient norm": gradient_norm}, self.progress.step)
                 self._update()
 
@@ -159,17 +160,31 @@ class Training:
         device_ids = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
 
-    def _forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The losses of this rank's share of a batch."""
+    def _gradients(self, batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Gradients of the batch, clipped; returns its losses on this rank, and the gradients' norm before clipping.
+
+        This rank's share goes through the network in `trainer.micro_batches` equal parts, so the mean over the share is
+        the mean of the parts' means.
+        """
+        num_parts = self.trainer.micro_batches
+        self.optimizer.zero_grad(set_to_none=True)
         inputs = self.placement.lay_out(self.stage.inputs(self.placement.move(batch)))
         with self.placement.autocast():
-            return self.model(*inputs)
+            self.stage.begin_step(inputs, num_parts)
+        terms = []
+        for number, part in enumerate(zip(*(value.chunk(num_parts) for value in inputs), strict=True), start=1):
+            with self._averaged_over_ranks(number == num_parts):
+                with self.placement.autocast():
+                    losses = self.model(*part)
+                (losses["total"] / num_parts).backward()
+            terms.append({name: value.detach() for name, value in losses.items()})
+        losses = {name: torch.stack([of_part[name] for of_part in terms]).mean() for name in terms[0]}
+        return losses, nn.utils.clip_grad_norm_(self.trainable, self.optim.grad_clip_norm or math.inf)
 
-    def _backward(self, loss: Tensor) -> Tensor:
-        """Gradients of the loss, clipped; returns their norm before."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        return nn.utils.clip_grad_norm_(self.trainable, self.optim.grad_clip_norm or math.inf)
+    def _averaged_over_ranks(self, is_last: bool) -> AbstractContextManager:
+        """The ranks average their gradients in the last part's backward pass; before it each adds up its own."""
+        is_distributed = isinstance(self.model, DistributedDataParallel)
+        return self.model.no_sync() if is_distributed and not is_last else nullcontext()
 
     def _update(self) -> None:
         self.optimizer.step()
@@ -289,3 +304,11 @@ class Training:
         self.log.line(f"step {step}: {described(terms)}  lr {values['lr']:.3g}  {described(speed)}  eta {left}")
         self.log.scalars(terms, step, group="loss")
         self.log.scalars({name: float(value) for name, value in values.items()} | speed, step, group="train")
+
+
+def _check_parts(batch_size: int, micro_batches: int, world_size: int) -> None:
+    if batch_size % (world_size * micro_batches):
+        raise ValueError(
+            f"data.batch_size ({batch_size}) must be a multiple of {world_size} process(es) times "
+            f"trainer.micro_batches ({micro_batches})"
+        )

@@ -14,15 +14,16 @@ from engine.ema import ExponentialMovingAverage
 from engine.run_folder import check_run_dir, list_checkpoints, read_newest
 from engine.stage import Stage
 
-# What may change when a run is resumed: where files are, how often they are written, how long the run is. All else must
-# stay, or the run would not be the one that its config describes.
+# What may change when a run is resumed: where files are, how often they are written, how long the run is, in how many
+# parts a batch is computed (the machine may have less memory). All else must stay, or the run would not be the one that
+# its config describes.
 FREE_ON_RESUME = {
     "encoder", "initial_weights",  # the checkpoint holds all weights
     "data.root", "data.pack_dir", "data.num_workers", "data.on_error",
     "trainer.run_dir", "trainer.resume", "trainer.dry_run", "trainer.device",
     "trainer.epochs", "trainer.max_steps", "trainer.max_minutes",
     "trainer.log_every_steps", "trainer.validate_every_steps", "trainer.save_every_steps", "trainer.save_every_minutes",
-    "trainer.keep_checkpoints", "trainer.compile",
+    "trainer.keep_checkpoints", "trainer.compile", "trainer.micro_batches",
 }  # fmt: skip
 SCORELESS = {"validation.num_pictures"}  # what may change in `validation` without another score or duration
 

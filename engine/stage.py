@@ -1,7 +1,7 @@
 """What a stage of the method gives the training loop: a module, its inputs, its validation, its published weights."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -45,6 +45,9 @@ class Stage(ABC):
     @abstractmethod
     def inputs(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """The arguments of `module`, from a batch on the device."""
+
+    def begin_step(self, inputs: Sequence[Tensor], num_parts: int) -> None:  # noqa: B027 - most stages need nothing
+        """Called once a step with the arguments that `module` will then get in this many equal parts, in order."""
 
     @abstractmethod
     def blank_batch(self, num_samples: int) -> dict[str, Tensor]:

@@ -37,6 +37,16 @@ class Pixels(nn.Module):
         return self.scale * x.flatten(1)[:, :SIZE], []
 
 
+class Linear(nn.Linear):
+    """(N, 1, 4, 4) -> (N, 5), each patch for itself."""
+
+    def __init__(self) -> None:
+        super().__init__(16, SIZE)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return super().forward(x.flatten(1)), []
+
+
 def contrast(encoder: nn.Module | None = None, **given: object) -> MomentumContrast:
     defaults = {"queue_length": 6, "momentum": 0.9, "temperature": 0.1, "representation_size": SIZE}
     return MomentumContrast(encoder or TinyEncoder(), **(defaults | given))
@@ -262,6 +272,27 @@ def test_the_mean_loss_of_two_ranks_is_that_of_one_process(mode: str) -> None:
         losses.append(rank(as_patches(queries[share]), as_patches(keys[share]), quality[share])["total"])
         torch.testing.assert_close(rank.state_dict(), alone.state_dict())
     torch.testing.assert_close(torch.stack(losses).mean(), expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_step_in_parts_is_the_step_of_the_whole_batch(mode: str) -> None:
+    ends = []
+    for num_parts in (1, 2, 4):
+        torch.manual_seed(0)
+        moco = contrast(Linear(), queue_length=8, equal_qualities=mode)
+        losses = []
+        for _ in range(3):
+            batch = patches(4), patches(4), torch.randint(0, 2, (4,))
+            moco.begin_step(*batch[1:], num_parts)
+            parts = zip(*(values.chunk(num_parts) for values in batch), strict=True)
+            losses.append(torch.stack([moco(*part)["total"] for part in parts]).mean())
+            gradient = torch.autograd.grad(losses[-1], moco.query_encoder.weight)[0]
+            with torch.no_grad():
+                moco.query_encoder.weight.sub_(gradient)
+        ends.append({"losses": torch.stack(losses), "gradient": gradient, "state": dict(moco.state_dict())})
+    assert ends[0]["gradient"].abs().max() > 1e-3
+    for end in ends[1:]:
+        torch.testing.assert_close(end, ends[0])
 
 
 @pytest.mark.parametrize("mode", MODES)

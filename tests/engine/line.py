@@ -28,7 +28,7 @@ class Line(nn.Module):
 
 
 class LineStage(Stage):
-    """Scores are the given ones, in order, then the step; remembers each validation."""
+    """Scores are the given ones, in order, then the step; remembers each step and validation."""
 
     name = "line"
     best_metric = "score"
@@ -38,12 +38,16 @@ class LineStage(Stage):
         self.module = self.kept = Line()
         self.scores = list(scores)
         self.validated: list[tuple[int, float, bool]] = []
+        self.begun: list[int] = []  # in how many parts each step came
 
     def inputs(self, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
         return batch["x"], batch["y"], batch["z"]
 
     def blank_batch(self, num_samples: int) -> dict[str, Tensor]:
         return {name: torch.empty(num_samples, 1, 1, 1, device="meta") for name in ("x", "y", "z")}
+
+    def begin_step(self, inputs: list[Tensor], num_parts: int) -> None:
+        self.begun.append(num_parts)
 
     def validate(self, kept: nn.Module, log: object, step: int) -> dict[str, float]:
         self.validated.append((step, kept.weight.item(), kept.training))

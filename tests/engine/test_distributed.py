@@ -33,7 +33,10 @@ def test_one_process_needs_no_group() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which two processes have trained both stages (`pair`, `pair_cqe`), and one the second (`alone`)."""
+    """A folder in which two processes have trained both stages (`pair`, `pair_cqe`), and one the second (`alone`).
+
+    The two compute their shares of a batch in two parts, the one computes it as a whole.
+    """
     folder = tmp_path_factory.mktemp("distributed")
     root = make_data_root(folder / "data")
     torch.manual_seed(0)
@@ -41,8 +44,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encoder(torch.rand(8, 1, 32, 32))
     save_encoder(encoder, folder / "encoder.safetensors")
     limits = {"max_steps": NUM_STEPS, "validate_every_steps": 100}
-    for name in ("alone", "pair"):
-        settings = restorer_settings(root, folder / name, folder / "encoder.safetensors", **limits)
+    for name, parts in (("alone", 1), ("pair", 2)):
+        settings = restorer_settings(root, folder / name, folder / "encoder.safetensors", micro_batches=parts, **limits)
         write_config(folder / f"{name}.yaml", settings)
     pairs = {"qualities_per_image": 2}
     moco = {"queue_length": 16, "momentum": 0.9, "temperature": 0.2, "equal_qualities": "positives"}

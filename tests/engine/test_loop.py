@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -122,6 +123,27 @@ def test_steps_are_adam_with_the_scheduled_rate(tmp_path: Path) -> None:
     assert stage.module.weight.item() == pytest.approx(weight, abs=1e-6)
 
 
+def test_a_batch_in_parts_makes_the_steps_of_the_whole_batch(tmp_path: Path) -> None:
+    optim = {"lr": 0.1, "grad_clip_norm": 0.2, "ema_decay": 0.5}
+    stages, weights = [], []
+    for parts in (1, 2, 4):
+        stages.append(LineStage())
+        batches = Batches(stages[-1])
+        run(tmp_path / str(parts), stages[-1], batches, optim=optim, micro_batches=parts)
+        weights.append(batches.weights)
+        # Sums in another order. A lost or wrongly weighed part changes gradients by tenths.
+        assert weights[-1] == pytest.approx(weights[0], abs=1e-6)
+        assert losses_of(log_of(tmp_path / str(parts))) == losses_of(log_of(tmp_path / "1"))
+    assert [stage.begun for stage in stages] == [[parts] * NUM_STEPS for parts in (1, 2, 4)]
+
+
+def test_a_batch_must_divide_into_the_parts(tmp_path: Path) -> None:
+    message = r"data\.batch_size \(4\) must be a multiple of 1 process\(es\) times trainer\.micro_batches \(3\)"
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, LineStage(), micro_batches=3)
+    assert not (tmp_path / "run").exists()
+
+
 def test_epochs_decide_where_max_steps_does_not(tmp_path: Path) -> None:
     run(tmp_path, LineStage(), max_steps=None, epochs=3)
     assert saved(tmp_path)["progress"]["step"] == 9  # three steps an epoch
@@ -206,6 +228,11 @@ def watched_rates(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
 
 def log_of(tmp_path: Path) -> str:
     return (tmp_path / "run" / "log.txt").read_text()
+
+
+def losses_of(log: str) -> list[str]:
+    """The losses of the logged steps, as printed."""
+    return re.findall(r"step \d+: (total .*?)  lr", log)
 
 
 def test_validation_sees_eval_mode_and_happens_on_time_and_at_the_end(tmp_path: Path) -> None:
@@ -332,16 +359,23 @@ def test_a_failed_run_takes_its_log_handlers_along(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.parametrize("micro_batches", [1, 2])
 @pytest.mark.parametrize("stop_at", [1, 4])
-def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stop_at: int) -> None:
-    optim = {"lr": 0.1, "lr_warmup_steps": 2, "ema_decay": 0.5}
-    run(tmp_path / "whole", LineStage(), optim=optim, validate_every_steps=2)
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
+    tmp_path: Path, stop_at: int, micro_batches: int
+) -> None:
+    settings = {
+        "optim": {"lr": 0.1, "lr_warmup_steps": 2, "ema_decay": 0.5},
+        "validate_every_steps": 2,
+        "micro_batches": micro_batches,
+    }
+    run(tmp_path / "whole", LineStage(), **settings)
     stage = LineStage()
     with pytest.raises(Stopped) as stopped:
-        run(tmp_path / "parts", stage, Batches(stage, stop_at=stop_at), optim=optim, validate_every_steps=2)
+        run(tmp_path / "parts", stage, Batches(stage, stop_at=stop_at), **settings)
     assert stopped.value.code == 143
     assert saved(tmp_path / "parts")["progress"]["step"] == stop_at
-    run(tmp_path / "parts", LineStage(), optim=optim, validate_every_steps=2, resume=True)
+    run(tmp_path / "parts", LineStage(), **settings, resume=True)
     whole, parts = saved(tmp_path / "whole"), saved(tmp_path / "parts")
     for state in (whole, parts):
         del state["stage"], state["config"], state["device"]
