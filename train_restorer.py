@@ -28,6 +28,7 @@ from engine.stage import Stage
 from evaluation.scores.metrics import MIN_SIDE_PX, means, score
 from restoration.config import RestorerConfig
 from restoration.networks import build_restorer
+from restoration.networks.recomputing import recompute_activations
 from restoration.objective import RestorationObjective
 from restoration.start import open_start
 from restoration.tiling import TILE_PX, restore_image
@@ -76,6 +77,7 @@ class RestorerStage(Stage):
         self.kept = build_restorer(config.network, encoder, config.data.channels)
         if config.train_encoder:
             self.kept.train_encoder()
+        recompute_activations(self.kept, config.recompute_activations)
         self.module = RestorationObjective(self.kept, fft_weight=config.loss.fft_weight, fft_norm=config.loss.fft_norm)
         self.validation_images = validation_images
         self.probe = probe  # the encoder's; it is published with that encoder only

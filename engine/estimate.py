@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from common.machine import autocast
 from engine.config import OptimConfig
@@ -57,6 +57,7 @@ def step_cost(
     *,
     optim: OptimConfig,
     dtype: torch.dtype,
+    num_parts: int = 1,
 ) -> StepCost:
     """The cost of a step. The module is not changed and computes nothing.
 
@@ -66,26 +67,42 @@ def step_cost(
         batch: of one device. Only shapes and types are read, so it may be on the meta device.
         optim: says what is kept for each trained number.
         dtype: of autocast.
+        num_parts: how many such batches make a step, one after the other (`trainer.micro_batches`).
     """
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     with FakeTensorMode() as mode:
-        fakes = {name: mode.from_tensor(tensor) for name, tensor in state.items()}
+        fakes = {f"module.{name}": mode.from_tensor(tensor) for name, tensor in state.items()}
         inputs = to_inputs({name: torch.empty(value.shape, dtype=value.dtype) for name, value in batch.items()})
-        with _LiveBytes() as memory, FlopCounterMode(display=False) as counter:
-            with autocast(CPU, dtype):
-                total = functional_call(module, fakes, inputs)["total"]
-            forward_flops = counter.get_total_flops()
-            total.backward()
+        with _Counter() as counter:
+            forward_flops = functional_call(_BothPasses(module), fakes, (inputs, dtype, counter))
     num_trained = sum(parameter.numel() for parameter in trained)
+    # Of earlier parts, to which later ones are added.
+    gradient_bytes = FLOAT_BYTES * num_trained if num_parts > 1 else 0
     return StepCost(
         num_trained=num_trained,
         num_frozen=sum(parameter.numel() for parameter in module.parameters()) - num_trained,
         forward_macs=forward_flops // 2,
-        total_flops=counter.get_total_flops(),
+        total_flops=num_parts * counter.flops,
         kept_bytes=sum(tensor.nbytes for tensor in state.values()) + FLOAT_BYTES * _num_kept(trained, optim),
-        step_bytes=memory.peak + sum(tensor.nbytes for tensor in inputs),
+        step_bytes=counter.peak + sum(num_parts * tensor.nbytes for tensor in inputs) + gradient_bytes,
     )
+
+
+class _BothPasses(nn.Module):
+    """Both passes of a module in one call: parts of a network may be computed again in the backward pass."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, inputs: tuple[Tensor, ...], dtype: torch.dtype, counter: "_Counter") -> int:
+        """Returns the operations of the forward pass."""
+        with autocast(CPU, dtype):
+            total = self.module(*inputs)["total"]
+        forward_flops = counter.flops
+        total.backward()
+        return forward_flops
 
 
 def _num_kept(trained: list[nn.Parameter], optim: OptimConfig) -> int:
@@ -95,18 +112,28 @@ def _num_kept(trained: list[nn.Parameter], optim: OptimConfig) -> int:
     return num_averaged + sum((1 if by_muon and p.ndim == 4 else 2) * p.numel() for p in trained)
 
 
-class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors made inside the block that are alive, and remembers the largest sum."""
+class _Counter(TorchDispatchMode):
+    """Counts the operations inside the block, and the bytes of all tensors made there that are alive.
+
+    `torch.utils.flop_counter.FlopCounterMode` is not used beside it: it keeps tensors alive.
+
+    Attributes:
+        flops: operations of convolutions and matrix products, two for a multiply-accumulate.
+        peak: the largest sum of bytes.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.peak = self._now = 0
+        self.flops = self.peak = self._now = 0
         self._alive: set[int] = set()
 
     def __torch_dispatch__(
         self, function: Callable, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         made = function(*args, **(kwargs or {}))
+        operation = getattr(function, "overloadpacket", None)
+        if operation in flop_registry:
+            self.flops += flop_registry[operation](*args, **(kwargs or {}), out_val=made)
         for tensor in tree_leaves(made):
             if isinstance(tensor, Tensor):
                 self._count(tensor.untyped_storage())

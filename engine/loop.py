@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import NoReturn
 
-from torch import Tensor, nn
+from torch import Tensor, nn, stack
 from torch.nn.parallel import DistributedDataParallel
 
 from common.files import full_disk_named
@@ -178,7 +178,7 @@ class Training:
                     losses = self.model(*part)
                 (losses["total"] / num_parts).backward()
             terms.append({name: value.detach() for name, value in losses.items()})
-        losses = {name: torch.stack([of_part[name] for of_part in terms]).mean() for name in terms[0]}
+        losses = {name: stack([of_part[name] for of_part in terms]).mean() for name in terms[0]}
         return losses, nn.utils.clip_grad_norm_(self.trainable, self.optim.grad_clip_norm or math.inf)
 
     def _averaged_over_ranks(self, is_last: bool) -> AbstractContextManager:

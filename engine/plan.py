@@ -28,9 +28,10 @@ def plan(
     """
     trainer = config.trainer
     dtype = choose_precision(trainer.precision, process.device)
-    share_of_batch = max(batch_size // process.world_size, 1)
-    batch = stage.blank_batch(share_of_batch)
-    cost = step_cost(stage.module, stage.inputs, batch, optim=config.optim, dtype=dtype)
+    num_parts = trainer.micro_batches
+    num_samples = max(batch_size // process.world_size // num_parts, 1)
+    batch = stage.blank_batch(num_samples)
+    cost = step_cost(stage.module, stage.inputs, batch, optim=config.optim, dtype=dtype, num_parts=num_parts)
     steps_per_epoch = num_images // batch_size
     num_steps = trainer.max_steps or trainer.epochs * steps_per_epoch
     pixels = batch_size * pixels_per_image
@@ -38,7 +39,7 @@ def plan(
     rows = {
         "run": f"stage {stage.name}, {trainer.run_dir}; a dry run, nothing is trained",
         "parameters": f"{cost.num_trained / 1e6:.2f} M trained, {cost.num_frozen / 1e6:.2f} M others",
-        "arithmetic": _arithmetic(cost, share_of_batch, stage.inputs(batch)[0].shape),
+        "arithmetic": _arithmetic(cost, num_samples, stage.inputs(batch)[0].shape),
         "memory": _memory(cost, str(dtype).removeprefix("torch.")),
         "images": f"{num_images:,}; an epoch has {steps_per_epoch:,} steps of {batch_size}",
         "steps": f"{num_steps:,}, which is {num_steps / max(steps_per_epoch, 1):,.1f} epochs{limit}",

@@ -19,6 +19,7 @@ from engine.stage import Stage
 # its config describes.
 FREE_ON_RESUME = {
     "encoder", "initial_weights",  # the checkpoint holds all weights
+    "recompute_activations",
     "data.root", "data.pack_dir", "data.num_workers", "data.on_error",
     "trainer.run_dir", "trainer.resume", "trainer.dry_run", "trainer.device",
     "trainer.epochs", "trainer.max_steps", "trainer.max_minutes",

@@ -50,6 +50,12 @@ class _NamedNetwork:
         network_class, _ = NETWORKS[self.name]
         return network_class.takes_encoder
 
+    @property
+    def recomputes(self) -> bool:
+        """Whether the network can compute activations again, to train with less memory."""
+        network_class, _ = NETWORKS[self.name]
+        return network_class.recomputes
+
     def described(self) -> dict:
         """Name and options as plain values, for weight files."""
         return {"name": self.name, "options": asdict(getattr(self, self.name))}

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from restoration.networks.fusion import EncoderFeatureFusion, Fusion, ResidualBlock, build_fusion
+from restoration.networks.recomputing import Recomputing, RecomputingBlocks
 from restoration.networks.restorer import Restorer
 
 Block = Literal["residual", "gated"]
@@ -71,6 +72,8 @@ class FastRestorer(Restorer):
             the encoder.
         effm: False makes E1' and E2' from E1 and E2 alone. True is Eq. 3-4.
     """
+
+    recomputes = True
 
     def __init__(
         self,
@@ -166,7 +169,7 @@ class GatedBlock(nn.Module):
         return x + self.gather_mixed(_gated(self.mix(x)))
 
 
-class _FusionStage(nn.Module):
+class _FusionStage(Recomputing):
     """One fusion, the way back to the trunk's channels, and blocks."""
 
     def __init__(self, fusion: Fusion, block: Block, width: int, num_blocks: int, hidden_ratio: float) -> None:
@@ -180,15 +183,16 @@ class _FusionStage(nn.Module):
 
     def forward(self, e: Tensor | None, d: Tensor) -> Tensor:
         """Encoder feature E and trunk D, both (N, width, h, w), to the next trunk of that shape."""
-        if not self.is_guided:
-            return self.blocks(d)
+        return self.blocks(self.part(self._fused, e, d) if self.is_guided else d)
+
+    def _fused(self, e: Tensor, d: Tensor) -> Tensor:
         fused = self.fusion(e, d) if self.fusion else (e, d)
-        return self.blocks(self.merge(torch.cat(fused, dim=1)))  # Eq. 7, then (N, width, h, w)
+        return self.merge(torch.cat(fused, dim=1))  # Eq. 7, then (N, width, h, w)
 
 
-def _blocks(block: Block, width: int, count: int) -> nn.Sequential:
+def _blocks(block: Block, width: int, count: int) -> RecomputingBlocks:
     kind = {"residual": ResidualBlock, "gated": GatedBlock}[block]
-    return nn.Sequential(*(kind(width) for _ in range(count)))
+    return RecomputingBlocks(*(kind(width) for _ in range(count)))
 
 
 def _gated(x: Tensor) -> Tensor:

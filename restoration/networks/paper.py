@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from restoration.networks.attention import ResidualAttentionGroup
 from restoration.networks.fusion import LEAKY_SLOPE, EncoderFeatureFusion, Fusion, ResidualBlock, build_fusion
+from restoration.networks.recomputing import Recomputing
 from restoration.networks.restorer import Restorer
 
 RELEASED_EXPONENT_BOUND = 0.8
@@ -59,6 +60,8 @@ class PaperRestorer(Restorer):
         effm: False makes E1' and E2' from E1 and E2 alone. True is Eq. 3-4.
     """
 
+    recomputes = True
+
     def __init__(
         self,
         encoder: nn.Module,
@@ -99,10 +102,11 @@ class PaperRestorer(Restorer):
         trunk = self.head(padded)
         if self.is_guided:
             trunk = torch.cat([trunk, guides[0]], dim=1)
-        trunk = self.mixing(trunk)  # (N, width, H, W)
+        for layer in self.mixing:
+            trunk = self.part(layer, trunk)  # at last (N, width, H, W)
         for stage, guide in zip(self.stages, guides, strict=True):
             trunk = stage(guide, trunk)
-        return self.tail(self.pyramid(trunk))
+        return self.tail(self.part(self.pyramid, trunk))
 
     def _guides(self, features: Sequence[Tensor], size: torch.Size) -> Sequence[Tensor | None]:
         """E3, E2' and E1', each (N, width, H, W)."""
@@ -115,12 +119,13 @@ class PaperRestorer(Restorer):
         e2 = _enlarge(self.reduce2(e2), size)
         e3 = _enlarge(self.reduce3(e3), size)
         # The order in the brackets is the release's, because its weights depend on it. The equations count upwards.
-        e1_fused = self.effm1([e1, e0, e2] if self.reads_neighbours else [e1])  # E1', Eq. 3
-        e2_fused = self.effm2([e2, e3, e1] if self.reads_neighbours else [e2])  # E2', Eq. 4
+        neighbours1, neighbours2 = ((e1, e0, e2), (e2, e3, e1)) if self.reads_neighbours else ((e1,), (e2,))
+        e1_fused = self.part(lambda *features: self.effm1(features), *neighbours1)  # E1', Eq. 3
+        e2_fused = self.part(lambda *features: self.effm2(features), *neighbours2)  # E2', Eq. 4
         return [e3, e2_fused, e1_fused]
 
 
-class FusionStage(nn.Module):
+class FusionStage(Recomputing):
     """One fusion, the way back to `width` channels, and residual attention groups."""
 
     def __init__(self, width: int, num_groups: int, *, fusion: Fusion, released_fusion: bool) -> None:
@@ -134,13 +139,17 @@ class FusionStage(nn.Module):
 
     def forward(self, e: Tensor | None, d: Tensor) -> Tensor:
         """Encoder feature E and trunk D, both (N, width, H, W), to the next trunk of that shape."""
+        trunk = self.part(self._fused, e, d) if self.is_guided else d
+        for group in self.groups:
+            trunk = self.part(group, trunk)
+        return trunk
+
+    def _fused(self, e: Tensor, d: Tensor) -> Tensor:
         # DEVIATION: Eq. 5-6 add phi1(D) to E and scale D; the release adds phi1(E) to D and scales E, and bounds the
         # exponent. `released_fusion=False` is the printed form, and the default.
-        if not self.is_guided:
-            return self.groups(d)
         pair = (d, e) if self.released_fusion else (e, d)
         fused = self.fusion(*pair) if self.fusion else pair
-        return self.groups(self.merge(torch.cat(fused, dim=1)))  # Eq. 7: (N, 2*width, H, W), then (N, width, H, W)
+        return self.merge(torch.cat(fused, dim=1))  # Eq. 7: (N, 2*width, H, W), then (N, width, H, W)
 
 
 class PyramidPooling(nn.Module):

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from restoration.networks.recomputing import Recomputing
+
 
 class GuidingEncoder(nn.Module):
     """A quality encoder inside a restoration network, trained with it.
@@ -51,7 +53,7 @@ class FrozenEncoder(GuidingEncoder):
 Tiling = Literal["fine", "discouraged", "never"]
 
 
-class Restorer(nn.Module):
+class Restorer(Recomputing):
     """Base of the restoration networks. This class pads images of any size to fit.
 
     A subclass builds its layers. A network that is guided by the encoder implements `residual`; one without an encoder
@@ -68,12 +70,14 @@ class Restorer(nn.Module):
         tiling: whether a large image may be cut into tiles. "discouraged": photos are, images to be measured are not.
             "never": the network needs the whole image, or cuts it itself.
         as_published: the weights are another system's and run as its authors ran them: in float32, and on every image.
+        recomputes: whether the class hands its larger parts to `part`, so that training can do with less memory.
         concatenated_inputs: layers, by the last part of their name, whose input is a concatenation of so many maps of
             equal width. A wider network can then start from this one. None: it cannot.
     """
 
     is_guided = True
     takes_encoder: ClassVar[bool] = True
+    recomputes: ClassVar[bool] = False
     tiling: Tiling = "fine"
     as_published: bool = False
     concatenated_inputs: Mapping[str, int] | None = None

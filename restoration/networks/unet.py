@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from restoration.networks.fusion import ResidualBlock
+from restoration.networks.recomputing import RecomputingBlocks
 from restoration.networks.restorer import Restorer
 
 
@@ -40,6 +41,7 @@ class UNet(Restorer):
     """
 
     takes_encoder = False
+    recomputes = True
 
     def __init__(self, channels: int, *, widths: Sequence[int] = (64, 128, 256, 512), blocks: int = 4) -> None:
         super().__init__(None, channels, size_multiple=2 ** (len(widths) - 1))
@@ -67,5 +69,5 @@ class UNet(Restorer):
         return padded + self.tail(trunk)
 
 
-def _blocks(width: int, count: int) -> nn.Sequential:
-    return nn.Sequential(*(ResidualBlock(width) for _ in range(count)))
+def _blocks(width: int, count: int) -> RecomputingBlocks:
+    return RecomputingBlocks(*(ResidualBlock(width) for _ in range(count)))

@@ -74,3 +74,14 @@ def test_half_precision_needs_less_and_nothing_is_computed() -> None:
     module = Objective()
     assert cost(module, dtype=torch.bfloat16).step_bytes < 0.8 * cost(module).step_bytes
     assert all(parameter.grad is None and type(parameter) is nn.Parameter for parameter in module.parameters())
+
+
+def test_parts_add_up_in_arithmetic_and_share_memory() -> None:
+    batch = {"x": torch.empty(2, 1, SIZE, SIZE, dtype=torch.uint8, device="meta")}
+    one, three = (
+        step_cost(Objective(), inputs, batch, optim=OptimConfig(), dtype=torch.float32, num_parts=parts)
+        for parts in (1, 3)
+    )
+    assert three.total_flops == 3 * one.total_flops and three.kept_bytes == one.kept_bytes
+    # The inputs of two more parts wait, and the gradients of earlier parts.
+    assert three.step_bytes - one.step_bytes == 2 * NUM_BYTES + 4 * one.num_trained

@@ -9,14 +9,19 @@ import torch
 from torch import nn
 
 from cqe.encoder import QualityEncoder
+from engine.config import TrainerConfig
+from restoration.config import RestorerConfig
 from restoration.networks import NETWORKS, FastOptions, NetworkConfig, PaperOptions, build_restorer
 from restoration.networks.fast import FastRestorer
 from restoration.networks.paper import PaperRestorer
+from restoration.networks.recomputing import recompute_activations
+from restoration.networks.unet import UNetOptions
 
 SMALL = {
     "fast": NetworkConfig(name="fast", fast=FastOptions(widths=(4, 6, 8), blocks_down=(0, 1, 2), blocks_up=(2, 1, 0))),
     "paper": NetworkConfig(name="paper", paper=PaperOptions(released_fusion=True, width=8, groups=(1, 1, 1))),
 }
+SMALL_UNET = NetworkConfig(name="unet", unet=UNetOptions(widths=(4, 6), blocks=1))
 
 
 @pytest.mark.parametrize(("name", "network_class"), [("fast", FastRestorer), ("paper", PaperRestorer)])
@@ -133,3 +138,28 @@ def test_values_out_of_range_are_refused() -> None:
         FastOptions(blocks_up=(1, -1, 1))
     with pytest.raises(ValueError, match="network.fast.fusion_hidden_ratio must be > 0, got 0"):
         FastOptions(fusion_hidden_ratio=0)
+
+
+@pytest.mark.parametrize("is_bfloat16", [False, True])
+@pytest.mark.parametrize("name", ["fast", "paper", "unet"])
+def test_recomputed_activations_change_no_output_and_no_gradient(name: str, is_bfloat16: bool) -> None:
+    network = build_restorer(SMALL.get(name, SMALL_UNET), QualityEncoder(1, width=4), 1)
+    nn.init.normal_(network.tail.weight, std=0.1)
+    x = torch.rand(2, 1, 24, 17)
+    ends = []
+    for is_on in (False, True):
+        recompute_activations(network, is_on)
+        network.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bfloat16):
+            output = network(x)
+        output.float().square().sum().backward()
+        ends.append({key: value.grad for key, value in network.named_parameters() if value.requires_grad})
+        assert all(gradient.any() for gradient in ends[-1].values())
+        ends[-1]["output"] = output.detach()
+    torch.testing.assert_close(ends[1], ends[0], rtol=0, atol=0)
+
+
+def test_a_network_that_cannot_recompute_is_refused() -> None:
+    message = "recompute_activations is on, but the network 'dncnn' cannot do that"
+    with pytest.raises(ValueError, match=message):
+        RestorerConfig(TrainerConfig(run_dir="run"), network=NetworkConfig(name="dncnn"), recompute_activations=True)
