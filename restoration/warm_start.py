@@ -95,8 +95,8 @@ def _settings(module: nn.Module) -> dict[str, object]:
     return {"class": type(module).__name__} | ours
 
 
-# The shapes of tensors show the numbers of channels.
-_NOT_COMPARED = {"training", "channels", "in_channels", "out_channels"}
+# The shapes of tensors show the numbers of channels. Weights of other authors may be trained further as ours are.
+_NOT_COMPARED = {"training", "channels", "in_channels", "out_channels", "as_published"}
 
 
 def _new_blocks(network: nn.Module, known: set[str]) -> dict[str, ResidualBlock]:

@@ -25,6 +25,7 @@ from engine.config import TrainerConfig
 from engine.run_folder import read_newest
 from restoration.config import RestorerConfig, ValidationConfig
 from restoration.networks import NetworkConfig
+from restoration.networks.rdn import RDN
 from restoration.weights import load_restorer, open_weights
 from tests.places import ROOT
 from tests.synthetic import cqe_settings, make_data_root, picture, restorer_settings, write_config, write_pictures
@@ -531,6 +532,18 @@ def test_a_network_without_an_encoder_is_trained_and_goes_on_from_its_weights(
     assert script("restorer", changed, *still)[0] == 0
     on = load_restorer(tmp_path / "on" / "restorer.safetensors").state_dict()
     torch.testing.assert_close(on, network.state_dict(), rtol=0, atol=1e-12)
+
+
+def test_training_goes_on_from_another_systems_file(settings: Callable, script: Callable, tmp_path: Path) -> None:
+    published = RDN(1, width=4, growth=4, blocks=1, layers=1).state_dict()
+    torch.save(published, tmp_path / "published.pt")
+    options = {"width": 4, "growth": 4, "blocks": 1, "layers": 1}
+    changed = settings("restorer", max_steps=1) | {"network": {"name": "rdn", "rdn": options}}
+    still = ["--optim.lr=1e-20", f"--initial_weights={tmp_path / 'published.pt'}"]
+    assert script("restorer", changed, *still)[0] == 0
+    network = load_restorer(tmp_path / "run" / "restorer.safetensors")
+    torch.testing.assert_close(dict(network.state_dict()), dict(published), rtol=0, atol=1e-12)
+    assert not network.as_published
 
 
 def test_an_encoder_is_asked_for_or_refused_by_what_the_network_takes(settings: Callable, script: Callable) -> None:
