@@ -14,7 +14,8 @@ import shutil
 import socket
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -195,13 +196,13 @@ def _write_pixels(paths: list[Path], target: Path, described: Path, *, skips_unr
     """Decode the files into one file; returns the pack's index."""
     names, shapes, offsets, sums, unreadable = [], [], [], [], {}
     with open(target, "wb") as file:
-        for path in tqdm(paths, desc=f"packing {described.name}", unit="image", disable=None, leave=False):
-            try:
-                pixels = np.ascontiguousarray(read_rgb(path))
-            except (ValueError, OSError) as error:
+        decoded = zip(paths, _decoded(paths), strict=True)
+        options = {"total": len(paths), "unit": "image", "disable": None, "leave": False}
+        for path, pixels in tqdm(decoded, desc=f"packing {described.name}", **options):
+            if isinstance(pixels, Exception):
                 if not skips_unreadable:
-                    raise
-                unreadable[path.name] = " ".join(str(error).split())
+                    raise pixels
+                unreadable[path.name] = " ".join(str(pixels).split())
                 logger.warning("left out: %s", unreadable[path.name])
                 pixels = np.empty((0, 0, 3), np.uint8)
             names.append(path.name)
@@ -212,3 +213,18 @@ def _write_pixels(paths: list[Path], target: Path, described: Path, *, skips_unr
     if len(unreadable) == len(paths):
         raise ValueError(f"{described} holds no image that can be read: {unreadable[names[0]]}")
     return {"names": names, "shapes": shapes, "offsets": offsets, "crc32": sums, "unreadable": unreadable}
+
+
+def _decoded(paths: Sequence[Path]) -> Iterator[np.ndarray | ValueError | OSError]:
+    """The pixels of the files in order, or why one cannot be read. Threads decode: Pillow lets go of Python's lock."""
+
+    def decoded(path: Path) -> np.ndarray | ValueError | OSError:
+        try:
+            return np.ascontiguousarray(read_rgb(path))
+        except (ValueError, OSError) as error:
+            return error
+
+    num_threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(num_threads) as pool:
+        for first in range(0, len(paths), num_threads):  # so that memory holds no more than these images
+            yield from pool.map(decoded, paths[first : first + num_threads])
