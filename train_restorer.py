@@ -20,7 +20,7 @@ from data.color import luma, to_image, to_tensor
 from data.config import data_root, expand_qualities
 from data.jpeg import jpeg_roundtrip
 from data.patches import RestorationPatches, list_training_images, open_training_stores, open_validation_store
-from engine.distributed import Process
+from engine.distributed import Process, results_over_ranks
 from engine.run import find_checkpoint
 from engine.run_log import RunLog
 from engine.script import plan_on, run_script, train_on
@@ -65,6 +65,7 @@ class RestorerStage(Stage):
     name = "restorer"
     best_metric = "psnr"
     weights_name = "restorer.safetensors"
+    splits_validation = True
 
     def __init__(
         self,
@@ -93,25 +94,34 @@ class RestorerStage(Stage):
 
     @torch.no_grad()
     def validate(self, kept: nn.Module, log: RunLog, step: int) -> dict[str, float]:
-        """The mean of every metric over all qualities, and of PSNR for each."""
-        device = next(kept.parameters()).device
-        scores: list[dict[str, float]] = []
-        by_quality: dict[str, float] = {}
-        for quality in expand_qualities(self.config.validation.qualities):
-            scores_of_quality = []
-            for index, clean in enumerate(self.validation_images):
-                degraded = jpeg_roundtrip(clean, quality)
-                if max(degraded.shape[:2]) > TILE_PX:  # more might not fit into memory
-                    restored = restore_image(kept, degraded)
-                else:
-                    restored = to_image(kept(to_tensor(degraded)[None].to(device))[0])
-                scores_of_quality.append(score(restored, clean))
-                if index < self.config.validation.num_pictures:
-                    strip = torch.cat([to_tensor(image) for image in (degraded, restored, clean)], dim=2)  # (C, H, 3W)
-                    log.picture(f"quality_{quality}/{index}: input, output, truth", strip, step)
-            by_quality[f"psnr_q{quality}"] = float(np.mean([scores["psnr"] for scores in scores_of_quality]))
-            scores += scores_of_quality
+        """The mean of every metric over all qualities, and of PSNR for each. The ranks share the images."""
+        qualities = expand_qualities(self.config.validation.qualities)
+        num_images = len(self.validation_images)
+        places = [(quality, index) for quality in qualities for index in range(num_images)]
+        results = results_over_ranks(lambda place: self._validated(kept, *places[place]), len(places))
+        if not results:  # rank 0 has them
+            return {}
+        for (quality, index), (_, strip) in zip(places, results, strict=True):
+            if strip is not None:
+                log.picture(f"quality_{quality}/{index}: input, output, truth", strip, step)
+        scores = [score_of_image for score_of_image, _ in results]
+        by_quality = {
+            f"psnr_q{quality}": means(scores[first : first + num_images])["psnr"]
+            for quality, first in zip(qualities, range(0, len(places), num_images), strict=True)
+        }
         return means(scores) | by_quality
+
+    def _validated(self, kept: nn.Module, quality: int, index: int) -> tuple[dict[str, float], Tensor | None]:
+        """An image's scores at a quality; and input, output, truth side by side, (C, H, 3W), if it is to be shown."""
+        clean = self.validation_images[index]
+        degraded = jpeg_roundtrip(clean, quality)
+        if max(degraded.shape[:2]) > TILE_PX:  # more might not fit into memory
+            restored = restore_image(kept, degraded)
+        else:
+            restored = to_image(kept(to_tensor(degraded)[None].to(next(kept.parameters()).device))[0])
+        is_shown = index < self.config.validation.num_pictures
+        strip = torch.cat([to_tensor(image) for image in (degraded, restored, clean)], dim=2) if is_shown else None
+        return score(restored, clean), strip
 
     def publish(self, kept: nn.Module, path: Path) -> None:
         save_restorer(kept, self.config.network, path, probe=self._own_probe())

@@ -1,16 +1,19 @@
 """The processes of a run: rank and device of this one, and what all do together. One process needs no set-up."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from common.machine import choose_device
+
+Result = TypeVar("Result")
 
 VALIDATION_TIMEOUT = timedelta(hours=1)  # the other ranks wait while rank 0 validates
 
@@ -64,6 +67,28 @@ def gather_rows(rows: Tensor) -> Tensor:
     parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, rows.contiguous())
     return torch.cat(parts)
+
+
+def results_over_ranks(function: Callable[[int], Result], count: int) -> list[Result]:
+    """`function` of 0..count-1, computed by all ranks, each its share. Rank 0 gets the results in order, the others [].
+
+    The results travel between the ranks, so they must be picklable.
+    """
+    if not dist.is_initialized():
+        return [function(index) for index in range(count)]
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    own = {index: function(index) for index in range(rank, count, world_size)}
+    parts = [None] * world_size if rank == 0 else None
+    dist.gather_object(own, parts)
+    found = {index: result for part in parts or [] for index, result in part.items()}
+    return [found[index] for index in sorted(found)]
+
+
+def copy_from_main(tensors: Iterable[Tensor]) -> None:
+    """Give every rank the values that rank 0 has in these tensors, in place."""
+    if dist.is_initialized():
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from common.files import full_disk_named
 from common.machine import convolutions_tried_out
 from engine.compiling import compiled
 from engine.config import to_dict
-from engine.distributed import Process, largest_over_ranks, mean_over_ranks, wait_for_all
+from engine.distributed import Process, copy_from_main, largest_over_ranks, mean_over_ranks, wait_for_all
 from engine.ema import ExponentialMovingAverage
 from engine.finite import FiniteGuard
 from engine.loader import batches_of
@@ -195,17 +195,13 @@ class Training:
         self.log.advance(self.progress.step + self.meter.steps_in(seconds), self.meter.note(seconds))
 
     def _validate(self) -> dict[str, float]:
-        """On rank 0: measure what is kept, publish it if it is the best so far, save. Returns {} on other ranks."""
+        """Measure what is kept; rank 0 publishes it if it is the best so far, and saves. Returns {} on other ranks."""
         started = self._look_at_clock()
         self.progress.is_validating = True
         self._save()  # first, so that nothing is lost if validation fails
-        metrics = {}
+        kept = self.average.module if self.average else self.stage.kept
+        metrics = self._measured(kept)
         if self.process.is_main:
-            kept = self.average.module if self.average else self.stage.kept
-            was_training = kept.training
-            kept.eval()
-            with convolutions_tried_out(False):
-                metrics = self.stage.validate(kept, self.log, self.progress.step)
             self.log.scalars(metrics, self.progress.step, group="validation")
             is_best = metrics[self.stage.best_metric] >= self.progress.best
             if is_best:
@@ -214,11 +210,23 @@ class Training:
             self.log.line(
                 f"validation at step {self.progress.step}: {described(metrics)}" + (" (best)" if is_best else "")
             )
-            kept.train(was_training)
         self.progress.is_validating = False
         self._save()
         wait_for_all()
         self.progress.validation_seconds = max(self.progress.validation_seconds, self._look_at_clock() - started)
+        return metrics
+
+    def _measured(self, kept: nn.Module) -> dict[str, float]:
+        """The stage's metrics of what is kept, on rank 0; {} on other ranks."""
+        if not (self.stage.splits_validation or self.process.is_main):
+            return {}
+        if self.stage.splits_validation:  # weights are equal on all ranks, but BatchNorm's statistics may differ
+            copy_from_main(kept.buffers())
+        was_training = kept.training
+        kept.eval()
+        with convolutions_tried_out(False):
+            metrics = self.stage.validate(kept, self.log, self.progress.step)
+        kept.train(was_training)
         return metrics
 
     def _save(self) -> None:

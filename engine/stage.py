@@ -28,6 +28,7 @@ class Stage(ABC):
         kept: the part of `module` that is averaged, validated and published.
         best_metric: the validation metric (larger is better) that chooses the published weights.
         weights_name: file name of the published weights in the run's folder.
+        splits_validation: whether `validate` is called on every rank and shares the work; else only on rank 0.
         eager_because: why `module` must not be compiled, whatever the config says; empty if it may be.
     """
 
@@ -36,6 +37,7 @@ class Stage(ABC):
     kept: nn.Module
     best_metric: str
     weights_name: str
+    splits_validation: bool = False
     eager_because: str = ""
 
     def context(self) -> dict:
@@ -55,7 +57,10 @@ class Stage(ABC):
 
     @abstractmethod
     def validate(self, kept: nn.Module, log: RunLog, step: int) -> dict[str, float]:
-        """Metrics of `kept`, which is the stage's `kept` or its average, in eval mode; `best_metric` is among them."""
+        """Metrics of `kept`, which is the stage's `kept` or its average, in eval mode; `best_metric` is among them.
+
+        If the stage splits its validation, rank 0 returns the metrics and the others {}.
+        """
 
     @abstractmethod
     def publish(self, kept: nn.Module, path: Path) -> None:

@@ -7,6 +7,7 @@ knows to OUTPUT_FOLDER/rank<r>.pt: the keys and qualities it had at each step, t
 """
 
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -18,8 +19,18 @@ import train_restorer
 from cqe.config import CqeConfig
 from cqe.moco import MomentumContrast
 from engine.config import parse_config
-from engine.distributed import Process, gather_rows, largest_over_ranks, mean_over_ranks, process_group
+from engine.distributed import (
+    Process,
+    copy_from_main,
+    gather_rows,
+    largest_over_ranks,
+    mean_over_ranks,
+    process_group,
+    results_over_ranks,
+)
+from engine.run_log import RunLog
 from restoration.config import RestorerConfig
+from restoration.weights import open_weights
 
 EQUAL_QUALITIES = ("negatives", "skipped", "positives")
 
@@ -48,6 +59,8 @@ def main() -> None:
         train_restorer.run(parse_config(RestorerConfig, ["--config", restorer_config]), process)
         train_cqe.run(parse_config(CqeConfig, ["--config", cqe_config]), process)
         restorer, encoder = stages
+        buffer = torch.full((2,), float(process.rank + 3))
+        copy_from_main([buffer])
         seen = {
             "keys": torch.stack(gathered[2]),
             "qualities": torch.stack(gathered[1]),
@@ -59,9 +72,25 @@ def main() -> None:
             "gathered": gather_rows(torch.full((2, 3), float(process.rank))),
             "mean": mean_over_ranks(torch.tensor([float(process.rank), 4.0])),
             "largest": largest_over_ranks(float(process.rank), -float(process.rank), process.rank == 0),
+            "results": results_over_ranks(lambda index: index**2, 5),
+            "copied": buffer,
+            "validation": validation_scores(restorer_config, Path(output) / f"validation{process.rank}", process),
             "contrast": {mode: contrast_steps(mode, process) for mode in EQUAL_QUALITIES},
         }
         torch.save(seen, Path(output) / f"rank{process.rank}.pt")
+
+
+def validation_scores(config_file: str | Path, log_folder: Path, process: Process) -> dict[str, float]:
+    """What a validation of a network with fixed weights gives; no other number of processes may change a digit."""
+    config = parse_config(RestorerConfig, ["--config", str(config_file)])
+    encoder = open_weights(config.encoder, needs="encoder").encoder
+    stage = train_restorer.RestorerStage(config, encoder, None, train_restorer.open_validation_images(config))
+    with torch.no_grad():
+        for parameter in stage.kept.parameters():
+            parameter.copy_(0.05 * torch.arange(parameter.numel()).sin().view_as(parameter))
+    log_folder.mkdir()
+    with closing(RunLog(log_folder, process, first_step=0, last_step=1)) as log:
+        return stage.validate(stage.kept.eval(), log, step=1)
 
 
 class LinearEncoder(nn.Module):

@@ -13,7 +13,7 @@ from engine.config import parse_config
 from engine.distributed import Process, gather_rows, largest_over_ranks, mean_over_ranks, process_group, wait_for_all
 from engine.run_folder import read_newest
 from restoration.config import RestorerConfig
-from tests.engine.distributed_worker import EQUAL_QUALITIES, contrast_steps
+from tests.engine.distributed_worker import EQUAL_QUALITIES, contrast_steps, validation_scores
 from tests.places import ROOT
 from tests.program import run_python
 from tests.synthetic import cqe_settings, make_data_root, restorer_settings, write_config
@@ -75,6 +75,28 @@ def test_gathered_rows_are_in_rank_order_and_means_and_maxima_are_over_ranks(ran
         torch.testing.assert_close(rank["gathered"], expected, rtol=0, atol=0)
         torch.testing.assert_close(rank["mean"], torch.tensor([0.5, 4.0]), rtol=0, atol=0)
         assert rank["largest"] == [1.0, 0.0, 1.0]
+
+
+@pytest.mark.ddp
+@pytest.mark.slow
+def test_results_of_all_ranks_reach_rank_0_in_order_and_its_values_reach_all(ranks: list[dict]) -> None:
+    assert ranks[0]["results"] == [0, 1, 4, 9, 16] and ranks[1]["results"] == []
+    for rank in ranks:
+        torch.testing.assert_close(rank["copied"], torch.full((2,), 3.0), rtol=0, atol=0)
+
+
+@pytest.mark.ddp
+@pytest.mark.slow
+def test_a_validation_that_two_processes_share_has_the_scores_of_one_to_the_last_digit(
+    folder: Path, ranks: list[dict], tmp_path: Path
+) -> None:
+    alone = validation_scores(folder / "alone.yaml", tmp_path / "log", Process(0, 1, torch.device("cpu")))
+    assert ranks[0]["validation"] == alone and ranks[1]["validation"] == {}
+    assert 5 < alone["psnr"] < 40
+    pictures = [
+        sorted(path.name for path in log.glob("pictures/*")) for log in (tmp_path / "log", folder / "validation0")
+    ]
+    assert pictures[0] == pictures[1]
 
 
 @pytest.mark.ddp
