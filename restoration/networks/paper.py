@@ -25,7 +25,7 @@ class PaperOptions:
     """Options of "paper", the authors' architecture.
 
     Args:
-        released_fusion: true fuses as the authors' code does, false as Eq. 5-6 are printed.
+        released_fusion: true fuses as the authors' code does, false as Eq. 5-6 are printed; of "invertible" alone.
         width: channels of the trunk.
         groups: residual attention groups after the fusion of E3, E2' and E1'.
         fusion: "invertible" as the paper's. To measure what that is worth: "convolution" (concatenation and as many
@@ -38,12 +38,6 @@ class PaperOptions:
     groups: tuple[int, int, int] = (2, 4, 4)
     fusion: Fusion = "invertible"
     effm: bool = True
-
-    def __post_init__(self) -> None:
-        if self.released_fusion and self.fusion != "invertible":
-            raise ValueError(
-                f"network.paper.released_fusion is a form of the invertible fusion; fusion is {self.fusion}"
-            )
 
 
 class PaperRestorer(Restorer):

@@ -108,11 +108,6 @@ def test_an_encoder_that_is_not_read_cannot_be_trained() -> None:
         network.train_encoder()
 
 
-def test_the_released_form_has_no_other_fusion() -> None:
-    with pytest.raises(ValueError, match="released_fusion is a form of the invertible fusion; fusion is convolution"):
-        PaperOptions(released_fusion=True, fusion="convolution")
-
-
 def ablated(name: str, options: dict) -> NetworkConfig:
     """`SMALL` with these options; the paper's network fuses as printed."""
     printed = {"released_fusion": False} if name == "paper" else {}
