@@ -32,10 +32,8 @@ class Meter:
         """The batches, with the wait for each one measured."""
         while True:
             started = time.perf_counter()
-            if self._num_steps == 1:
-                self._begun = (
-                    started  # the first step has compiled and chosen algorithms: it says nothing of the others
-                )
+            if self._num_steps == 1:  # the first step compiles and chooses algorithms: it says nothing of the others
+                self._begun = started
             batch = next(batches, None)
             if batch is None:
                 return

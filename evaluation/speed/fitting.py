@@ -117,9 +117,14 @@ class Fitting:
         """The compiled settings and a step's seconds, if right and faster; else the old ones."""
         whole = self._patches(batch_size, size_px)
         faster = replace(settings, compile=True)
-        if checked(settings, faster, lambda tried: self._gradients(tried, whole), self.say) != faster:
+        trial = Trial(self.network, self.config, faster, self.device)  # compiled once, for both
+
+        def gradients(tried: Settings) -> Tensor:
+            return trial.gradients(*whole) if tried == faster else self._gradients(tried, whole)
+
+        if checked(settings, faster, gradients, self.say) != faster:
             return settings, seconds
-        reading = self._read(faster, batch_size, size_px)
+        reading = within_memory(lambda: trial.read(*whole))
         if reading is None or reading.seconds >= seconds:
             self.say("compiled: not faster, left out")
             return settings, seconds
@@ -132,18 +137,23 @@ class Fitting:
         return Trial(self.network, self.config, settings, self.device).gradients(*patches)
 
     def _read(self, settings: Settings, batch_size: int, size_px: int) -> Reading | None:
-        """None if it does not fit into memory."""
-        try:
-            return Trial(self.network, self.config, settings, self.device).read(*self._patches(batch_size, size_px))
-        except RuntimeError as error:
-            if not any(message in str(error).lower() for message in MEMORY_MESSAGES):
-                raise
-            return None
-        finally:
-            torch.cuda.empty_cache()  # does nothing without a GPU
+        patches = self._patches(batch_size, size_px)
+        return within_memory(lambda: Trial(self.network, self.config, settings, self.device).read(*patches))
 
     def _patches(self, num: int, size_px: int) -> tuple[Tensor, Tensor]:
         return made_up_patches(num, self.config.data.channels, size_px)
+
+
+def within_memory(read: Callable[[], Reading]) -> Reading | None:
+    """The reading; None if it does not fit into memory. Gives the device's unused memory back."""
+    try:
+        return read()
+    except RuntimeError as error:
+        if not any(message in str(error).lower() for message in MEMORY_MESSAGES):
+            raise
+        return None
+    finally:
+        torch.cuda.empty_cache()  # does nothing without a GPU
 
 
 def checked(start: Settings, wanted: Settings, gradients: Callable[[Settings], Tensor], say: Say) -> Settings:

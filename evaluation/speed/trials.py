@@ -77,21 +77,21 @@ class Trial:
         Raises:
             RuntimeError: if the step fails, or if it was to be compiled and could not be.
         """
-        self._backward(degraded, clean)
+        self._backward(*self._placed(degraded, clean))
         if self.settings.compile and not getattr(self.model, "is_compiled", False):
             raise RuntimeError("torch.compile did not work, the line above says why")
         return torch.cat([part.grad.float().flatten() for part in self.trainable if part.grad is not None]).cpu()
 
     def read(self, degraded: Tensor, clean: Tensor) -> Reading:
         """Time whole steps, updates included. The first two are not counted."""
-        device = self.placement.device
+        device, inputs = self.placement.device, self._placed(degraded, clean)
         if self.placement.is_late:
             torch.cuda.reset_peak_memory_stats(device)
         with convolutions_tried_out(True):
             for _ in range(2):  # the first one chooses algorithms
-                seconds = self._timed(degraded, clean, num_calls=1)
+                seconds = self._timed(*inputs, num_calls=1)
             num_calls = min(max(round(TIMED_SECONDS / seconds), 1), MAX_CALLS)
-            return Reading(self._timed(degraded, clean, num_calls=num_calls), peak_memory(device))
+            return Reading(self._timed(*inputs, num_calls=num_calls), peak_memory(device))
 
     def _timed(self, degraded: Tensor, clean: Tensor, *, num_calls: int) -> float:
         self._wait()
@@ -104,10 +104,13 @@ class Trial:
 
     def _backward(self, degraded: Tensor, clean: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        moved = self.placement.move({"degraded": degraded, "clean": clean})
         with self.placement.autocast():
-            losses = self.model(*self.placement.lay_out(moved.values()))
+            losses = self.model(degraded, clean)
         losses["total"].backward()
+
+    def _placed(self, degraded: Tensor, clean: Tensor) -> list[Tensor]:
+        """The images on the device. A training's loader has them there in time, so the copy is not timed."""
+        return self.placement.lay_out(self.placement.move({"degraded": degraded, "clean": clean}).values())
 
     def _wait(self) -> None:
         if self.placement.is_late:

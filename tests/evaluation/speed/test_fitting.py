@@ -212,6 +212,28 @@ def test_the_patch_is_halved_where_no_batch_fits(
         Fitting(tiny_restorer(), config, CPU, lines.append)._readings(Settings(), 8)
 
 
+def test_a_step_that_needs_too_much_memory_is_told_from_one_that_fails() -> None:
+    def failing(message: str) -> Reading:
+        raise RuntimeError(message)
+
+    assert fitting.within_memory(lambda: Reading(1.0, 2)) == Reading(1.0, 2)
+    assert fitting.within_memory(lambda: failing("CUDA out of memory. Tried to allocate 2 GiB")) is None
+    with pytest.raises(RuntimeError, match="no kernel"):
+        fitting.within_memory(lambda: failing("no kernel image"))
+
+
+@pytest.mark.parametrize(("seconds", "is_kept"), [(0.5, True), (2.0, False)])
+def test_a_compiled_step_is_kept_if_it_is_faster(
+    seconds: float, is_kept: bool, config: RestorerConfig, monkeypatch: pytest.MonkeyPatch, lines: list[str]
+) -> None:
+    monkeypatch.setattr(Trial, "gradients", lambda self, *patches: torch.ones(3))
+    monkeypatch.setattr(Trial, "read", lambda self, *patches: Reading(seconds, GIB))
+    plain = Settings()
+    found = Fitting(tiny_restorer(), config, CPU, lines.append)._compiled(plain, 2, 16, 1.0)
+    assert found == ((replace(plain, compile=True), 0.5) if is_kept else (plain, 1.0))
+    assert ("2.00 times as fast" if is_kept else "not faster") in lines[-1]
+
+
 def test_the_overlay_validates_ten_times() -> None:
     overlay = Fit(Settings("bfloat16", True, False), 32, 256, 15, steps_per_second=20).overlay(25)
     assert overlay["data"] == {"batch_size": 32, "patch_size_px": 256, "num_workers": 15}

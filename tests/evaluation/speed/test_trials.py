@@ -1,14 +1,20 @@
 """The training step of stage 2 under different settings."""
 
+import logging
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from engine.config import TrainerConfig
 from evaluation.speed.fitting import distance
 from evaluation.speed.trials import Settings, Trial, made_up_patches
 from restoration.config import RestorerConfig
+from restoration.networks.fusion import InvertibleFusion
+from restoration.networks.restorer import Restorer
 from tests.networks import tiny_restorer
 
 CPU = torch.device("cpu")
@@ -17,6 +23,44 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def config(tmp_path: Path) -> RestorerConfig:
     return RestorerConfig(encoder="none", trainer=TrainerConfig(run_dir=str(tmp_path)))
+
+
+class _Encoder(nn.Module):
+    """Stands for the quality encoder, whose layers would take most of the time to compile."""
+
+    feature_channels = (4, 4, 4, 4)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(1, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return x, [self.layer(x)]
+
+
+class _Restorer(Restorer):
+    """One invertible fusion between a head and a tail."""
+
+    def __init__(self) -> None:
+        super().__init__(_Encoder(), 1)
+        self.head = nn.Conv2d(1, 4, 3, padding=1)
+        self.fusion = InvertibleFusion(4, exponent_bound=0.8)
+        self.tail = nn.Conv2d(8, 1, 3, padding=1)
+
+    def residual(self, padded: Tensor, features: Sequence[Tensor]) -> Tensor:
+        return self.tail(torch.cat(self.fusion(features[0], self.head(padded)), dim=1))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
+def test_the_compiled_step_equals_the_eager_one(config: RestorerConfig, caplog: pytest.LogCaptureFixture) -> None:
+    """Frozen encoder, fusion and loss, the transform of Eq. 9 included, by inductor's code for CPUs."""
+    network, patches = _Restorer(), made_up_patches(2, 1, 16)
+    eager = Trial(network, config, Settings(), CPU).gradients(*patches)
+    with caplog.at_level(logging.INFO, logger="engine.compiling"):
+        fused = Trial(network, config, Settings(compile=True), CPU).gradients(*patches)
+    assert "compiled in" in caplog.text and eager.abs().max() > 0.01
+    torch.testing.assert_close(fused, eager, rtol=1e-4, atol=1e-6)  # sums are taken in another order
 
 
 def test_what_is_wanted_is_what_the_loop_would_do(config: RestorerConfig) -> None:
