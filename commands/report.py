@@ -20,7 +20,7 @@ from commands.arguments import (
     path_name,
 )
 from commands.curves import GAIN_QUALITIES
-from commands.systems import JPEG, System, build_system, measure_once
+from commands.systems import JPEG, QUALITY, System, build_system, measure_once
 from common.files import check_writable, write_text
 from data.config import data_root
 from data.jpeg import jpeg_roundtrip
@@ -77,6 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     if Path(options.output).suffix.lower() not in SUFFIXES:
         raise ValueError(f"{options.output} must end in {' or '.join(SUFFIXES)}; it becomes a page for browsers")
+    if QUALITY in options.weights:
+        raise ValueError(f"report is about one network; name one of the files that {options.weights} stands for")
     check_writable(options.output)
     weights = open_weights(options.weights, needs="network")
     color_mode = next(mode for mode, channels in COLOR_MODES.items() if channels == weights.network.channels)
@@ -84,6 +86,7 @@ def run(options: argparse.Namespace) -> None:
     names = options.sets or present_sets(tables.sets_and_qualities(PAPER_TABLES[color_mode])[0], root)
     sets = open_sets(names, root)
     paths = [find_image(name, root) for name in options.images or []] or _first_pictures(sets)
+    card = _card(weights)
     drawings = _photo_drawings(options)  # first, because a mistake in its options ends the command
     check_images(sets, color_mode)
     system = build_system(options.weights, color_mode, options)
@@ -99,7 +102,7 @@ def run(options: argparse.Namespace) -> None:
         tables=_tables(result),
         drawings=drawings,
         protocol=_OUTER_SEMICOLON.split(result["protocol"]),
-        card=_card(weights),
+        card=card,
         provenance={"command": shlex.join(sys.argv), "date": str(date.today()), **system.provenance},
     )
     text = page.html()
@@ -202,4 +205,7 @@ def _summary(weights: Weights, gmac: float) -> str:
 def _card(weights: Weights) -> str | None:
     """The model card: the Markdown file beside the weights, of the same name."""
     path = weights.path.with_suffix(".md")
-    return path.read_text(encoding="utf-8") if path.is_file() else None
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not a text in UTF-8; replace or remove this model card") from None

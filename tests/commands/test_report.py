@@ -176,6 +176,7 @@ def test_it_fits_a_phone(tab: Tab, folder: Path) -> None:
     [
         (["--output", "report.pdf"], "report.pdf must end in .html or .htm"),
         (["--weights", "no_such"], "no weights 'no_such'"),
+        (["--weights", "net_{quality}.mat"], "report is about one network; name one of the files that net_{quality}"),
         (["--sets", "no_such"], "no_such"),
         (["--images", "live1/no_such"], "no image 'live1/no_such'"),
         (["--photos", "no_such.jpg"], "no_such.jpg"),
@@ -189,6 +190,12 @@ def test_mistakes_are_named(folder: Path, refusal: Callable, arguments: list, me
 def test_an_output_that_cannot_be_written(folder: Path, refusal: Callable) -> None:
     assert "is a folder; name a file to write" in refusal(*words(folder, "--output", make(folder / "folder.html")))
     assert "cannot be written" in refusal(*words(folder, "--output", "/proc/report.html"))
+
+
+def test_a_card_that_is_no_text(folder: Path, refusal: Callable) -> None:
+    save_tiny(folder / "other.safetensors", tiny_restorer(3)).with_suffix(".md").write_bytes(b"\xff\xfe")
+    line = refusal(*words(folder, "--weights", folder / "other.safetensors"))
+    assert "other.md is not a text in UTF-8; replace or remove this model card" in line
 
 
 def make(folder: Path) -> Path:
