@@ -23,7 +23,11 @@ MAX_AMPLIFICATION = 64
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "--images", nargs="+", required=True, metavar="FILE", help=f"photos, or folders of them; at most {MAX_PHOTOS}"
+        "--images",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help=f"photos, or folders of them; at most {MAX_PHOTOS}. Shown as stored: EXIF rotation is not applied",
     )
     parser.add_argument(
         "--systems", nargs="+", required=True, metavar="NAME", help=f"weights, as in restore; at most {MAX_SYSTEMS}"

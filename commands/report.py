@@ -49,8 +49,8 @@ HELP = "one HTML page about a network: pictures, scores, figures, protocol, mode
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.description = (
-        "Measures a network and writes one HTML page about it, with all pictures inside. The page opens without a "
-        "network. Pictures are coded at the first --quality; the gain curve is that of the first set."
+        "Measures a network and writes one HTML page about it, with all pictures inside, so that it opens "
+        "offline. Pictures are coded at the first --quality; the gain curve is that of the first set."
     )
     parser.add_argument("--weights", required=True, metavar="NAME", help="name of published weights, or weight file")
     parser.add_argument("--output", required=True, type=path_name, metavar="FILE", help="the page, such as report.html")

@@ -1,1 +1,1 @@
-"""The report: one HTML page with all that it shows inside, so it opens without a network."""
+"""The report: one HTML page with all that it shows inside, so that it opens offline."""
