@@ -16,9 +16,14 @@ MAX_SPEED_PX = 4096  # side of the image that `describe` times; a larger one may
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line on stderr, without the usage text, and exit status 2."""
+    """A parser whose errors are one line on stderr, without the usage text, and exit status 2.
+
+    Of the processes that torchrun starts, which are all given the same, only rank 0 complains.
+    """
 
     def error(self, message: str) -> NoReturn:
+        if os.environ.get("RANK", "0") != "0":
+            self.exit()
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
 
 

@@ -1,12 +1,15 @@
 """`evaluate`: scores of a system on sets of images."""
 
 import argparse
+import logging
 
 from commands.arguments import add_common_options, add_set_options
 from commands.degradation_options import add_degradation_options, degradations
 from commands.outputs import check_outputs, report
 from commands.systems import JPEG, QUALITY, build_system, measure, restored_system
 from data.config import data_root
+from engine.distributed import Process, failing_together, process_group
+from evaluation.report import Section
 from evaluation.scores import double_jpeg, tables
 from evaluation.scores.image_sets import check_images, open_sets
 from evaluation.scores.metrics import METRICS
@@ -35,10 +38,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    """Score, in the processes that torchrun started or in this one alone. Rank 0 prints and writes."""
+    # "auto": where a GPU is asked for and missing, all ranks find out inside the block that they leave together.
+    with process_group("cpu" if options.device == "cpu" else "auto") as process, failing_together():
+        if not process.is_main:
+            logging.disable(logging.WARNING)
+        sections, content = _measured(options, process)
+        if process.is_main:
+            report(sections, content, options)
+
+
+def _measured(options: argparse.Namespace, process: Process) -> tuple[list[Section], dict]:
+    """The tables, and the content of the JSON file."""
     check_outputs(options)
     asked = degradations(options)
     sets = open_sets(options.sets, data_root(options.data_root))
-    check_images(sets, options.channels, num_cut_px=max(max(each.shift) for each in asked))
+    if process.is_main:
+        check_images(sets, options.channels, num_cut_px=max(max(each.shift) for each in asked))
     if options.restored:
         systems = [restored_system(given, sets, asked) for given in dict.fromkeys(options.restored)]
     else:
@@ -46,4 +62,4 @@ def run(options: argparse.Namespace) -> None:
     results = [measure(system, sets, asked, options.channels, options) for system in systems]
     content = results[0] if len(results) == 1 else {"measured": results}
     sections = [*map(tables.summarize, results), *double_jpeg.beside_published(results, asked)]
-    report(sections, content, options)
+    return sections, content

@@ -1,7 +1,8 @@
 """The processes of a run: rank and device of this one, and what all do together. One process needs no set-up."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -107,6 +108,53 @@ def largest_over_ranks(*values: float) -> list[float]:
     largest = torch.tensor(values, dtype=torch.float64)
     dist.all_reduce(largest, op=dist.ReduceOp.MAX)
     return largest.tolist()
+
+
+def is_main_process() -> bool:
+    """Whether this is rank 0, or the only process."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def share_of(items: Sequence[Result]) -> Sequence[Result]:
+    """This rank's share of a list that every rank has: every world_size-th item, from the rank's own on."""
+    return items[dist.get_rank() :: dist.get_world_size()] if dist.is_initialized() else items
+
+
+def gather_objects(value: Result) -> list[Result]:
+    """The values of all ranks, in rank order, on every rank; anything that can be pickled. The hosts do this alone.
+
+    Within `failing_together`, this rank ends here if another one has failed.
+    """
+    if not dist.is_initialized():
+        return [value]
+    gathered = _exchange((True, value))
+    if not all(is_fine for is_fine, _ in gathered):
+        sys.exit()
+    return [value for _, value in gathered]
+
+
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """A block that all ranks leave together: if some fail in it, the first of them raises its error.
+
+    The others exit without a word, and with status 0, so that torchrun waits for the one that has an error to tell.
+    Inside the block, ranks wait for each other only by `gather_objects`, as often on every rank.
+    """
+    try:
+        yield
+    except Exception:
+        if dist.is_initialized():
+            first_failed = [is_fine for is_fine, _ in _exchange((False, None))].index(False)
+            if first_failed != dist.get_rank():
+                sys.exit()
+        raise
+    gather_objects(None)
+
+
+def _exchange(value: tuple[bool, Result]) -> list[tuple[bool, Result]]:
+    gathered: list = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
 
 
 def wait_for_all() -> None:

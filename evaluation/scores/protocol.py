@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.images import opened_image, read_image
+from engine.distributed import gather_objects, is_main_process, share_of
 from evaluation.scores.degradations import Case, Degradation, RandomJpeg, as_degradations
 from evaluation.scores.image_sets import COLOR_MODES, ImageSet, read_clean, size_of
 from evaluation.scores.metrics import METRICS, means, scorer
@@ -121,6 +122,9 @@ def evaluate(
     processes score the outputs and the JPEGs; the outputs of a `LightSource` are theirs too. If images are large, fewer
     are scored at once, so that they take at most `SCORING_BYTES`.
 
+    The processes of a `process_group` share the images, and all return the same result. It does not depend on their
+    number, because means are taken over the images in the order of the sets.
+
     Args:
         produce: the system, from `restored_by` or `restored_in`, or a `JpegSource`.
         qualities: numbers, or other degradations.
@@ -141,7 +145,10 @@ def evaluate(
         ChildProcessError: if a scoring process was killed.
     """
     degradations = as_degradations(qualities)
-    images = _scored(produce, jobs_of(sets, degradations), color_mode, method, workers)
+    share = share_of(jobs_of(sets, degradations))
+    images: dict[Case, Scores] = {}
+    for part in gather_objects(_scored(produce, share, color_mode, method, workers)):
+        images |= part
     results = {
         name: {
             each.label: _summary({path.stem: images[Case(name, each, path.stem)] for path in paths})
@@ -210,8 +217,8 @@ def _scored(
     images: dict[Case, Scores] = {}
     waiting: deque[_Pending] = deque()
     total = sum(len(job.cases) for job in jobs)
-    # disable=None: the bar is only shown on a terminal.
-    with scoring_processes(workers) as pool, tqdm(total=total, desc=method, unit="image", disable=None) as bar:
+    hidden = None if is_main_process() else True  # None: the bar is only shown on a terminal
+    with scoring_processes(workers) as pool, tqdm(total=total, desc=method, unit="image", disable=hidden) as bar:
         is_light = isinstance(produce, LightSource)
         for job in jobs:
             source = produce if is_light else _made(produce, job, color_mode, bar)

@@ -178,6 +178,42 @@ def test_a_system_must_be_named(refusal: Callable) -> None:
     assert "--weights --restored is required" in refusal("evaluate", "--sets", "live1")
 
 
+@pytest.mark.ddp
+@pytest.mark.slow
+def test_processes_share_the_images_and_fail_together(tmp_path: Path) -> None:
+    """Of two processes the second has the images at odd places; only it meets the restored image of a wrong size."""
+    folder = tmp_path / "mine"
+    for seed in range(5):
+        save_mosaic(folder / f"{seed}.png", 24, 40 + seed, seed=seed)
+    save_tiny(tmp_path / "tiny.safetensors", tiny_restorer(tail_std=0.3))
+    shared = [SCRIPT, "evaluate", "--sets", folder, "--quality", 10, 20, "--device", "cpu"]
+    files = [tmp_path / "one.json", tmp_path / "two.json"]
+    shown = []
+    for num_processes, file in zip((0, 2), files, strict=True):
+        given = [*shared, "--weights", tmp_path / "tiny.safetensors", "--json", file]
+        done = run_python(*given, num_processes=num_processes)
+        assert done.returncode == 0, done.stderr
+        shown.append(done.stdout)
+    assert files[0].read_bytes() == files[1].read_bytes() and shown[0] == shown[1]
+
+    run("degrade", "--sets", folder, "--quality", 10, 20, "--output", tmp_path / "out")
+    save_mosaic(tmp_path / "out" / "mine" / "20" / "3.png", 20, 20)
+    given = [*shared, "--restored", tmp_path / "out", "--json", tmp_path / "three.json"]
+    done = run_python(*given, num_processes=2)
+    complaints = [line for line in done.stderr.splitlines() if line.startswith("test.py")]
+    assert done.returncode != 0 and done.stdout == "" and not (tmp_path / "three.json").exists()
+    assert len(complaints) == 1 and "20/3.png is 20x20, but 3 of mine is 43x24" in complaints[0]
+
+
+def test_of_several_processes_the_first_alone_complains_of_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit) as ended:
+        run("evaluate", "--weights", "jpeg", "--sets", "live1", "--quality", "x")
+    assert not ended.value.code and capsys.readouterr() == ("", "")
+
+
 def test_other_systems_images_are_scored(tmp_path: Path, live1: dict) -> None:
     for stem, rgb in live1.items():
         output = tmp_path / "other" / "live1" / "10" / f"{stem}.png"
