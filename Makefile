@@ -49,7 +49,7 @@ test: $(INSTALLED)
 faults: $(INSTALLED)
 	$(BIN)/python -m pytest -m faults
 
-# Speed of loader, training step and inference, as ratios to a baseline in the same run; results: runs/benchmark.json.
+# Speed of loader, scoring, training step and inference, as ratios to a baseline in the same run; results: runs/benchmark.json.
 benchmark: $(INSTALLED)
 	$(BIN)/python test.py benchmark
 

@@ -1,20 +1,22 @@
-"""`benchmark`: the speed of the loader and of the networks."""
+"""`benchmark`: the speed of the loader, of scoring and of the networks."""
 
 import argparse
+import os
 
 from commands.arguments import positive
 from commands.outputs import check_outputs, report
 from common.machine import choose_device
-from evaluation.speed import loader, networks, ratios
+from evaluation.speed import loader, networks, ratios, scoring
 
 COMPILE = {"auto": "auto", "on": True, "off": False}  # option -> value in `engine.compiling`
-HELP = "speed and memory of loader, training step and inference, as ratios to a baseline in the same run"
+HELP = "speed and memory of loader, scoring, training step and inference, as ratios to a baseline in the same run"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.description = (
         "Measures speed as ratios to a baseline. The loader is compared with decoding a whole 2K PNG for each sample. "
+        "Scoring JPEGs is compared with a plain loop that takes SSIM from scikit-image and PSNR-B column by column. "
         "Untrained luma networks are compared with the released architecture in eager float32 NCHW, and with a large "
         "matrix product."
     )
@@ -43,7 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-
     check_outputs(options)
     device = choose_device(options.device)
     on_gpu = device.type == "cuda"
@@ -51,6 +52,7 @@ def run(options: argparse.Namespace) -> None:
     compile_step = COMPILE[options.compile]
     cases = networks.usual_cases(batch_size, size_px, device, compile_step=compile_step)
     rows = loader.loader_rows(5 * options.rounds)  # more, because a round takes less than a second
+    rows.append(scoring.scoring_row(options.rounds, workers=os.cpu_count() or 1))
     network_rows, settings = networks.network_rows(cases, options.rounds)
     shared = {"batch": batch_size, "size": size_px, "compile": options.compile}
     result = ratios.circumstances(device) | {"settings": shared | settings, "rows": rows + network_rows}

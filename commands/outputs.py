@@ -19,7 +19,7 @@ TEXT_OUTPUTS: dict[str, Callable[[Sequence[Section]], str]] = {
 
 def check_outputs(options: argparse.Namespace) -> None:
     """Raise ValueError or OSError before any work, if an output cannot be written or is named like other data."""
-    given = {name: path for name in ("json", *TEXT_OUTPUTS) if (path := getattr(options, name))}
+    given = {name: path for name in ("json", *TEXT_OUTPUTS) if (path := getattr(options, name, None))}
     option_of: dict[Path, str] = {}
     for name, path in given.items():
         if (other := option_of.setdefault(Path(path).absolute(), name)) != name:
@@ -33,7 +33,7 @@ def check_outputs(options: argparse.Namespace) -> None:
 def report(sections: Sequence[Section], content: dict, options: argparse.Namespace) -> None:
     """Write the files that were asked for, then print the tables. Printing may fail if the output is a closed pipe."""
     for name, as_format in TEXT_OUTPUTS.items():
-        if path := getattr(options, name):
+        if path := getattr(options, name, None):
             write_text(path, as_format(sections))
     if options.json:
         write_text(options.json, as_json(content))

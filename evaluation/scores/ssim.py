@@ -41,9 +41,12 @@ def ssim_with(clean: np.ndarray) -> Callable[[np.ndarray], float]:
     height, width = (side - _MARGIN for side in clean.shape)
     # 2 m_y, 2 m_y^2 + C1, 2 v_y + C2
     twice_mean, luminance, contrast = terms = np.empty((3, height, width))
+    windows = _Windows(3, clean.shape)
     for outside, inside in _slabs(clean.shape):
-        values = clean[outside].astype(np.float64)
-        mean, mean_of_square = _windowed_means(np.stack([values, values * values]))
+        maps = windows.maps(inside)[:2]
+        maps[0] = clean[outside]
+        np.multiply(maps[0], maps[0], out=maps[1])
+        mean, mean_of_square = windows.means(maps)
         np.multiply(mean, 2, out=twice_mean[inside])
         np.multiply(twice_mean[inside], mean, out=luminance[inside])
         np.multiply(mean_of_square, 2, out=contrast[inside])
@@ -54,21 +57,31 @@ def ssim_with(clean: np.ndarray) -> Callable[[np.ndarray], float]:
     def ssim(restored: np.ndarray) -> float:
         lost = 0.0
         for outside, inside in _slabs(clean.shape):
-            lost += _lost(restored[outside], clean[outside], *terms[:, inside])
+            maps = windows.maps(inside)
+            np.subtract(restored[outside], clean[outside], out=maps[0], dtype=np.float64)
+            np.multiply(maps[0], maps[0], out=maps[1])
+            np.multiply(maps[0], clean[outside], out=maps[2])
+            lost += _lost(*windows.means(maps), *terms[:, inside])
         return 1 - lost / (height * width)
 
     return ssim
 
 
 def _lost(
-    restored: np.ndarray, clean: np.ndarray, twice_mean: np.ndarray, luminance: np.ndarray, contrast: np.ndarray
+    mean: np.ndarray,
+    variance: np.ndarray,
+    covariance: np.ndarray,
+    twice_mean: np.ndarray,
+    luminance: np.ndarray,
+    contrast: np.ndarray,
 ) -> float:
-    """The sum of 1 - SSIM over the windows of some rows. `restored` and `clean` have 10 rows and columns more."""
-    maps = np.empty((3, *clean.shape))
-    np.subtract(restored, clean, out=maps[0], dtype=np.float64)
-    np.multiply(maps[0], maps[0], out=maps[1])
-    np.multiply(maps[0], clean, out=maps[2])
-    mean, variance, covariance = _windowed_means(maps)  # of d, d^2, y d: the last two become what they are called
+    """The sum of 1 - SSIM over the windows of some rows.
+
+    Args:
+        mean, variance, covariance: windowed means of d, d^2 and y d. They are overwritten, and the last two become what
+            they are called.
+        twice_mean, luminance, contrast: 2 m_y, 2 m_y^2 + C1, 2 v_y + C2.
+    """
     doubled = twice_mean * mean  # 2 m_y m_d
     mean *= mean
     variance -= mean
@@ -80,7 +93,37 @@ def _lost(
     doubled += luminance  # m_x^2 + m_y^2 + C1
     mean /= doubled
     variance /= covariance
-    return float(mean.sum() + variance.sum() - np.vdot(mean, variance))  # 1 - (1 - a)(1 - b) = a + b - ab
+    # 1 - (1 - a)(1 - b) = a + b - ab
+    return float(mean.sum() + variance.sum() - np.einsum("ij,ij->", mean, variance))
+
+
+class _Windows:
+    """Gaussian means at every place of the window inside some maps, and the memory for all steps of that.
+
+    Args:
+        count: the largest number of maps.
+        shape: of the whole image; the maps are some of its rows.
+    """
+
+    def __init__(self, count: int, shape: tuple[int, int]) -> None:
+        num_rows = max(inside.stop - inside.start for _, inside in _slabs(shape))
+        self._maps = np.empty((count, num_rows + _MARGIN, shape[1]))
+        self._down = np.empty((count, num_rows, shape[1]))
+        self._across = np.empty((count, num_rows, shape[1] - _MARGIN))
+
+    def maps(self, inside: slice) -> np.ndarray:
+        """(count, H, W), to be filled with what these rows of the valid region need."""
+        return self._maps[:, : inside.stop - inside.start + _MARGIN]
+
+    def means(self, maps: np.ndarray) -> np.ndarray:
+        """(K, H, W) -> (K, H - 10, W - 10), to be used before the next call."""
+        count, height, width = maps.shape
+        down, across = (memory[:count, : height - _MARGIN] for memory in (self._down, self._across))
+        for top, num, band in _bands(height):
+            np.matmul(band, maps[:, top : top + num + _MARGIN], out=down[:, top : top + num])
+        for left, num, band in _bands(width):
+            np.matmul(down[:, :, left : left + num + _MARGIN], band.T, out=across[:, :, left : left + num])
+        return across
 
 
 def _slabs(shape: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
@@ -98,19 +141,6 @@ def slabs(height: int, width: int, *, unit: int = 1) -> Iterator[slice]:
     num_rows = max(1, _SLAB_PIXELS // width // unit) * unit
     for top in range(0, height, num_rows):
         yield slice(top, min(top + num_rows, height))
-
-
-def _windowed_means(maps: np.ndarray) -> np.ndarray:
-    """(K, H, W) -> (K, H - 10, W - 10): the Gaussian mean at every place of the window inside each map."""
-    count, height, width = maps.shape
-    down = np.empty((count, height - _MARGIN, width))
-    for top, num, band in _bands(height):
-        np.matmul(band, maps[:, top : top + num + _MARGIN], out=down[:, top : top + num])
-    rows = down.reshape(-1, width)  # (K * (H - 10), W)
-    across = np.empty((len(rows), width - _MARGIN))
-    for left, num, band in _bands(width):
-        np.matmul(rows[:, left : left + num + _MARGIN], band.T, out=across[:, left : left + num])
-    return across.reshape(count, height - _MARGIN, width - _MARGIN)
 
 
 def _bands(side: int) -> Iterator[tuple[int, int, np.ndarray]]:

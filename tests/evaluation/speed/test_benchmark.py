@@ -16,7 +16,9 @@ from data.color import to_image
 from data.config import DataConfig
 from data.jpeg import jpeg_roundtrip
 from data.patches import RestorationPatches
-from evaluation.speed import loader, networks, ratios, worker
+from evaluation.scores.image_sets import ImageSet
+from evaluation.scores.protocol import JpegSource, evaluate
+from evaluation.speed import loader, networks, ratios, scoring, worker
 from evaluation.speed.networks import BASELINE, network_rows, operations, run_in_turns, usual_cases
 from evaluation.speed.worker import Case, Reading, Runner, build_network
 from restoration.networks import FastOptions, NetworkConfig
@@ -100,6 +102,25 @@ def test_a_sample_of_the_fields_is_a_patch_of_the_image_and_its_coded_twin(tmp_p
         patch = torch.from_numpy(clean.reshape(16, 16, channels)).permute(2, 0, 1)
         assert sum(len(corners(patch, plane)) for plane in planes) == 1
         np.testing.assert_array_equal(degraded, jpeg_roundtrip(clean, 30))
+
+
+def test_our_scores_are_those_of_the_plain_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "NUM_IMAGES", 4)
+    monkeypatch.setattr(scoring, "SIZE_PX", (61, 43))
+    paths = scoring.write_images(tmp_path)
+    assert len({path.read_bytes() for path in paths}) == 4
+    expected = scoring.plain_loop(paths)
+    sets = [ImageSet("speed", paths)]
+    found = evaluate(JpegSource(), sets, scoring.QUALITIES, "gray", method="jpeg", workers=2)["results"]["speed"]
+    assert len(expected) == 4 * len(scoring.QUALITIES) == sum(len(scores["images"]) for scores in found.values())
+    for (quality, stem), scores in expected.items():
+        ours = found[str(quality)]["images"][stem]
+        assert [ours[name] for name in ("psnr", "ssim", "psnrb")] == pytest.approx(scores, abs=1e-9)
+    monkeypatch.setattr(scoring, "QUALITIES", (20,))
+    clock = iter([0.0, 2.0, 10.0])  # before ours, between, after the loop
+    monkeypatch.setattr(scoring, "perf_counter", lambda: next(clock))
+    row = scoring.scoring_row(1, workers=1, folder=tmp_path)
+    assert (row["ours"], row["baseline"], row["ratio"]) == (4 / 2, 4 / 8, 4.0)
 
 
 def test_a_round_repeats_short_calls_and_gives_the_seconds_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,6 +241,7 @@ def test_the_command_writes_and_prints_what_was_measured(
 ) -> None:
     row = ratios.rates_row("the row", [1.0], [2.0], "images/s")
     monkeypatch.setattr(loader, "loader_rows", lambda num_rounds: [row] * num_rounds)
+    monkeypatch.setattr(scoring, "scoring_row", lambda num_rounds, workers: row)
     monkeypatch.setattr(
         networks, "network_rows", lambda cases, num_rounds: ([row], {"paper": f"{cases['paper'].compile}"})
     )
@@ -229,7 +251,7 @@ def test_the_command_writes_and_prints_what_was_measured(
     result = json.loads(file.read_text())
     assert set(result) == {"machine", "versions", "date", "settings", "rows"}
     assert result["settings"] == {"batch": 1, "size": 64, "compile": "off", "paper": "False"}
-    assert result["rows"] == [row] * 6
+    assert result["rows"] == [row] * 7
     assert "the row" in capsys.readouterr().out
 
 
