@@ -5,6 +5,7 @@ import fcntl
 import io
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _START = (
     "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
 )
+LIMIT_SECONDS = 120  # generous: it only ends what would never end
 _LOWEST = 10  # descriptors of ours start here, so that none is 3 or 4
 
 
@@ -36,8 +38,9 @@ class Tab:
         complaints: what the browser reported: errors of the script, and what the page's policy forbade.
     """
 
-    def __init__(self, commands: int, answers: io.BufferedReader) -> None:
+    def __init__(self, commands: int, answers: int) -> None:
         self._commands, self._answers, self._number, self._session = commands, answers, 0, None
+        self._waiting = b""  # what was received and not read yet
         self.requested: list[str] = []
         self.complaints: list[str] = []
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
@@ -93,10 +96,12 @@ class Tab:
             return np.asarray(picture.convert("RGB"))
 
     def _receive(self) -> dict:
-        text = bytearray()
-        while (byte := self._answers.read(1)) != b"\0":
-            assert byte, "the browser ended"
-            text += byte
+        while b"\0" not in self._waiting:
+            assert select.select([self._answers], [], [], LIMIT_SECONDS)[0], "the browser does not answer"
+            received = os.read(self._answers, 2**16)
+            assert received, "the browser ended"
+            self._waiting += received
+        text, _, self._waiting = self._waiting.partition(b"\0")
         message = json.loads(text)
         parameters = message.get("params", {})
         if message.get("method") == "Network.requestWillBeSent":
@@ -122,16 +127,16 @@ def open_tab(chromium: str, folder: Path) -> Iterator[Tab]:
     )  # fmt: skip
     os.close(commands_in)
     os.close(answers_out)
-    with open(answers_in, "rb") as answers:
+    try:
+        yield Tab(commands_out, answers_in)
+    finally:
+        os.close(commands_out)  # its end is the browser's end
+        os.close(answers_in)
         try:
-            yield Tab(commands_out, answers)
-        finally:
-            os.close(commands_out)  # its end is the browser's end
-            try:
-                process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _high_pipe() -> tuple[int, int]:
