@@ -13,6 +13,7 @@ from engine.placement import Placement
 from engine.plan import plan
 from engine.run import Checkpoint
 from engine.run_folder import locked_run_dir
+from engine.signals import saving_needs_a_run
 from engine.stage import RunConfig, Stage
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -101,7 +102,7 @@ def run_script(
         run: trains with a configuration, in one process of those that torchrun started.
         description: first line of `--help`.
     """
-    with user_errors(program):
+    with user_errors(program), saving_needs_a_run():
         config = parse_config(config_class, description=description)
         with process_group(config.trainer.device) as process, locked_run_dir(config.trainer, process):
             run(config, process)

@@ -34,6 +34,17 @@ class Requests:
 
 
 @contextmanager
+def saving_needs_a_run() -> Iterator[None]:
+    """Ignore signals that ask to save while there is nothing to save yet. Untreated, they would end the process."""
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in SAVE_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def requests_by_signal() -> Iterator[Requests]:
     """Ctrl-C and SIGTERM ask to stop, SIGUSR1 asks to save. A second Ctrl-C stops at once."""
     requests = Requests()
