@@ -141,7 +141,8 @@ def architecture_of(file: WeightFile, kind: str) -> dict[str, Any]:
         ValueError: if the file is of the other kind, or not of this project.
     """
     if file.description is None:
-        found = "was not written by this project" if file.is_readable else UNREADABLE
+        is_matlab = isinstance(file.content, bytes) and file.content.startswith(b"MATLAB")  # another system's
+        found = "was not written by this project" if file.is_readable or is_matlab else UNREADABLE
         raise ValueError(f"{file.path} {found}; {KINDS[kind]} is needed here")
     if file.description.kind != kind:
         raise ValueError(f"{file.path} holds {KINDS[file.description.kind]}, but {KINDS[kind]} is needed here")

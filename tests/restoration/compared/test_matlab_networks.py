@@ -12,7 +12,7 @@ from scipy.ndimage import correlate
 
 from restoration.fineness import LEAST_CHANGE
 from restoration.tiling import restore_image
-from restoration.weights import open_weights
+from restoration.weights import open_weights, store_half
 from tests.synthetic import noise
 
 ARCNN_LAYERS = {"conv1": (1, 9, 64), "conv2": (64, 7, 32), "conv22": (32, 1, 16), "conv3": (16, 5, 1)}  # in, side, out
@@ -114,6 +114,8 @@ def test_dncnn_filters_as_its_authors_code_does(tmp_path: Path) -> None:
     save_dncnn(tmp_path / "any_name", filters, biases)
     opened = open_weights(tmp_path / "any_name", needs="network")
     assert (opened.kind, opened.network.channels, opened.encoder) == ("DnCNN (.mat)", 1, None)
+    with pytest.raises(ValueError, match="any_name was not written by this project; a restoration network"):
+        store_half(tmp_path / "any_name", tmp_path / "half.safetensors")
     with torch.no_grad():
         found = opened.network(torch.from_numpy(image).float()[None, None])[0, 0]
     np.testing.assert_allclose(found, dncnn_slowly(filters, biases, image), rtol=0, atol=1e-5)  # float32 sums
