@@ -29,8 +29,7 @@ def open_start(config: RestorerConfig, checkpoint: Checkpoint | None) -> Start:
     """
     if checkpoint and "context" in checkpoint.state:  # older versions did not store it
         return _start_in(checkpoint)
-    is_new = config.initial_weights and not checkpoint
-    trained = open_weights(config.initial_weights, needs="network") if is_new else None
+    trained = open_weights(config.initial_weights, needs="network") if config.initial_weights else None
     guide = _open_guide(config, trained)
     return Start(guide and guide.encoder, guide and guide.probe, trained and trained.network)
 

@@ -21,6 +21,7 @@ from cqe.encoder import QualityEncoder
 from cqe.quality import QualityProbe
 from cqe.weights import load_encoder, save_encoder
 from data.splits import bsds500_stems
+from engine.checkpoint import save_checkpoint
 from engine.config import TrainerConfig
 from engine.run_folder import read_newest
 from restoration.config import RestorerConfig, ValidationConfig
@@ -200,6 +201,25 @@ def test_a_run_goes_on_without_the_files_that_it_began_with(
     parts = tmp_path / "parts" / "restorer.safetensors"
     assert trained.read_bytes() == parts.read_bytes()  # weights, encoder and probe
     assert open_weights(parts).probe is not None
+
+
+def test_a_checkpoint_from_before_it_held_the_encoder_goes_on_with_the_file(
+    settings: Callable, script: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert script("restorer", settings("restorer", run="first", max_steps=1))[0] == 0
+    given = settings("restorer", max_steps=2) | {
+        "encoder": "",  # it comes with the trained weights
+        "initial_weights": str(tmp_path / "first" / "restorer.safetensors"),
+    }
+    with monkeypatch.context() as context:
+        stop_at(1, context)
+        assert script("restorer", given)[0] == 143
+    path, state = read_newest(tmp_path / "run", stage="restorer")
+    del state["context"], state["device"]
+    path.unlink()
+    save_checkpoint(tmp_path / "run" / "checkpoint.pt", state)
+    assert script("restorer", given, "--resume")[0] == 0
+    assert read_newest(tmp_path / "run", stage="restorer")[1]["context"]["encoder"]["remove_local_mean"]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
