@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 QUICK := runs/quickstart
 EVALUATE = $(BIN)/python test.py evaluate --device cpu
 
-.PHONY: quickstart test lint format benchmark clean-quickstart results results-gray results-color \
+.PHONY: quickstart test faults lint format benchmark clean-quickstart results results-gray results-color \
 	results-tables tables figures picture \
 	train-for test-gpu
 
