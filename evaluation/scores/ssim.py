@@ -17,6 +17,7 @@ Source: Wang et al., "Image quality assessment: from error visibility to structu
 """
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import numpy as np
 
@@ -37,6 +38,7 @@ def ssim_with(clean: np.ndarray) -> Callable[[np.ndarray], float]:
 
     Returns:
         A function of a restored plane, of the same shape and type. Its values are within -1..1, and 1 for equal planes.
+        It keeps its memory between calls, so it must not be called by two threads at once.
     """
     height, width = (side - _MARGIN for side in clean.shape)
     # 2 m_y, 2 m_y^2 + C1, 2 v_y + C2
@@ -119,10 +121,10 @@ class _Windows:
         """(K, H, W) -> (K, H - 10, W - 10), to be used before the next call."""
         count, height, width = maps.shape
         down, across = (memory[:count, : height - _MARGIN] for memory in (self._down, self._across))
-        for top, num, band in _bands(height):
-            np.matmul(band, maps[:, top : top + num + _MARGIN], out=down[:, top : top + num])
-        for left, num, band in _bands(width):
-            np.matmul(down[:, :, left : left + num + _MARGIN], band.T, out=across[:, :, left : left + num])
+        for outside, inside, band in _bands(height):
+            np.matmul(band, maps[:, outside], out=down[:, inside])
+        for outside, inside, band in _bands(width):
+            np.matmul(down[:, :, outside], band.T, out=across[:, :, inside])
         return across
 
 
@@ -143,11 +145,14 @@ def slabs(height: int, width: int, *, unit: int = 1) -> Iterator[slice]:
         yield slice(top, min(top + num_rows, height))
 
 
-def _bands(side: int) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Start and number of a few outputs, and the matrix that makes them of the inputs from that start on."""
+@lru_cache(maxsize=16)
+def _bands(side: int) -> list[tuple[slice, slice, np.ndarray]]:
+    """Along a side of the image: some inputs, the outputs that need no others, and the matrix between them."""
+    bands = []
     for start in range(0, side - _MARGIN, _BAND_PX):
         num = min(_BAND_PX, side - _MARGIN - start)
-        yield start, num, _BAND[:num, : num + _MARGIN]
+        bands.append((slice(start, start + num + _MARGIN), slice(start, start + num), _BAND[:num, : num + _MARGIN]))
+    return bands
 
 
 def _band_matrix() -> np.ndarray:
