@@ -267,11 +267,11 @@ class Training:
         """On rank 0: write `summary.md`; `end` says how the run ended."""
         if not self.process.is_main:
             return
-        step, hours = self.progress.step, self._look_at_clock() / 3600
+        step = self.progress.step
         num_trained = sum(parameter.numel() for parameter in self.trainable)
         facts = {
             "stage": f"{self.stage.name}, {num_trained:,} trained parameters",
-            "training": f"{end} after {step:,} steps of {self.batch_size} samples, {hours:.2f} hours",
+            "training": f"{end} after {step:,} steps of {self.batch_size} samples, {clock_time(self._look_at_clock())}",
             "processes": f"{self.process.world_size} on {self.device.type}, {self.placement.precision}",
         }
         write_summary(

@@ -6,7 +6,7 @@ from common.machine import choose_precision
 from engine.config import OptimConfig
 from engine.distributed import Process
 from engine.estimate import StepCost, step_cost
-from engine.optimizers import learning_rate
+from engine.optimizers import build_optimizer, learning_rate
 from engine.stage import RunConfig, Stage
 
 NUM_INTERVALS = 10  # of the learning-rate curve
@@ -25,8 +25,12 @@ def plan(
         batch_size: samples of one step over all ranks.
         config: the whole configuration.
         process: this process. Arithmetic and memory are those of one process.
+
+    Raises:
+        ValueError: as `build_optimizer`.
     """
     trainer = config.trainer
+    build_optimizer(stage.module, config.optim)  # refuses what the training would refuse
     dtype = choose_precision(trainer.precision, process.device)
     num_parts = trainer.micro_batches
     num_samples = max(batch_size // process.world_size // num_parts, 1)

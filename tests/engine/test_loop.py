@@ -605,7 +605,7 @@ def test_a_line_says_when_the_run_will_end(tmp_path: Path, monkeypatch: pytest.M
 def test_the_run_explains_itself_when_it_is_done(tmp_path: Path) -> None:
     run(tmp_path, LineStage(scores=(1.0, 3.0, 2.0)), validate_every_steps=2)
     text = (tmp_path / "run" / "summary.md").read_text()
-    assert "| training | done after 6 steps of 4 samples, 0.00 hours |" in text and "| stage | line, 1 trained" in text
+    assert "| training | done after 6 steps of 4 samples, 0:0" in text and "| stage | line, 1 trained" in text
     assert "| 2 | 1.0000 |\n| **4** | 3.0000 |\n| 6 | 2.0000 |" in text
     assert f"sha256 {sha256(tmp_path / 'run' / 'line.txt')}" in text and "max_steps: 6" in text
     stage = LineStage()

@@ -1,5 +1,6 @@
 """The text of a dry run. What it costs is tested in `test_estimate.py`, the scripts' dry runs with the scripts."""
 
+import pytest
 import torch
 
 from engine.config import OptimConfig, TrainerConfig
@@ -26,3 +27,8 @@ def test_the_curve_is_the_schedule() -> None:
     curve = lines(max_steps=1000, optim={"final_lr_ratio": 0.1})[-11:]
     assert [line.split()[:2] for line in curve[::5]] == [["0%", "5.00e-01"], ["50%", "2.75e-01"], ["100%", "5.00e-02"]]
     assert [line.count("#") for line in curve[::5]] == [40, 22, 4]
+
+
+def test_what_the_training_would_refuse_is_refused() -> None:
+    with pytest.raises(ValueError, match="optim.adam_layers names 'head', but no trainable layer has this name"):
+        lines(max_steps=1, optim={"name": "muon"})
