@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cqe.batch_norm import with_synced_batch_norm
 from cqe.config import CqeConfig
 from cqe.encoder import QualityEncoder
 from cqe.fitting import fit_probe, read_coded
@@ -25,7 +26,7 @@ from data.config import data_root, expand_qualities
 from data.pairs import ContrastivePatches
 from data.patches import list_training_images, open_training_stores, open_validation_store
 from data.store import PixelStore
-from engine.distributed import Process, gather_rows
+from engine.distributed import Process, dealt_over_ranks, gather_rows
 from engine.run import find_checkpoint
 from engine.run_log import RunLog
 from engine.script import plan_on, run_script, train_on
@@ -134,13 +135,14 @@ def build_objective(encoder: QualityEncoder, config: CqeConfig) -> MomentumContr
         qualities = expand_qualities(config.data.qualities)
         return QualityClassifier(encoder, representation_size=size, qualities=qualities)
     return MomentumContrast(
-        encoder,
+        with_synced_batch_norm(encoder) if config.moco.batch_norm == "synced" else encoder,
         representation_size=size,
         queue_length=config.moco.queue_length,
         momentum=config.moco.momentum,
         temperature=config.moco.temperature,
         equal_qualities=config.moco.equal_qualities,
         gather=gather_rows,
+        deal=dealt_over_ranks if config.moco.batch_norm == "shuffled" else None,
     )
 
 

@@ -38,12 +38,15 @@ class MocoConfig:
         equal_qualities: how keys of other images count that have the query's quality: as "negatives" (the paper), not
             at all ("skipped"), or as "positives". We coded the patches ourselves, so we know which qualities are equal.
             Which quality it is, is not used.
+        batch_norm: with several processes: each has statistics of its own samples ("own"), keys are dealt out among the
+            processes first ("shuffled", as MoCo does it), or statistics are of all processes' samples ("synced").
     """
 
     queue_length: int = 65536
     momentum: float = 0.999
     temperature: float = 0.07
     equal_qualities: EqualQualities = "negatives"
+    batch_norm: Literal["own", "shuffled", "synced"] = "own"
 
     def __post_init__(self) -> None:
         if self.queue_length < 1:
@@ -111,6 +114,8 @@ class CqeConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     def __post_init__(self) -> None:
+        if self.objective == "labels" and self.moco.batch_norm != "own":
+            raise ValueError(f"moco.batch_norm {self.moco.batch_norm} is for objective contrast; with labels it is own")
         num_pairs = self.data.batch_size * self.pairs.qualities_per_image
         if self.moco.queue_length % num_pairs:
             raise ValueError(

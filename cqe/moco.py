@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.distributed import Dealt
 from losses.contrastive import info_nce, multi_positive_info_nce
 
 EqualQualities = Literal["negatives", "skipped", "positives"]
@@ -29,6 +30,8 @@ class MomentumContrast(nn.Module):
         equal_qualities: how keys of other images count that have the query's quality: as "negatives" (the paper), not
             at all ("skipped"), or as "positives", together with the query's own key.
         gather: collects the keys of all ranks in rank order, so every rank has the same queue.
+        deal: deals the key patches of all ranks out among them, so that BatchNorm sees a key and its query in different
+            company and its statistics do not give the pair away (Sec. 3.3 of MoCo). None: each rank keeps its own.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -46,6 +49,7 @@ class MomentumContrast(nn.Module):
         temperature: float,
         equal_qualities: EqualQualities = "negatives",
         gather: Callable[[Tensor], Tensor] = lambda keys: keys,
+        deal: Callable[[Tensor], Dealt] | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= momentum <= 1:
@@ -56,6 +60,7 @@ class MomentumContrast(nn.Module):
         self.temperature = temperature
         self.equal_qualities = equal_qualities
         self.gather = gather
+        self.deal = deal
         self._step: _Keys | None = None
         self.register_buffer("queue", F.normalize(torch.randn(queue_length, representation_size), dim=1))  # (K, D)
         self.register_buffer("queue_quality", torch.full((queue_length,), _NO_QUALITY))  # (K,)
@@ -73,9 +78,14 @@ class MomentumContrast(nn.Module):
             num_parts: how many equal parts the batch has.
         """
         self._follow()
-        parts = [self.key_encoder(part)[0].float() for part in key_patches.chunk(num_parts)]
+        dealt = self.deal(key_patches) if self.deal else None
+        patches = dealt.rows if dealt else key_patches
+        parts = [self.key_encoder(part)[0].float() for part in patches.chunk(num_parts)]
         keys = F.normalize(torch.cat(parts), dim=1)  # (N, D)
-        self._step = _Keys(keys, self.gather(keys), self.gather(quality))
+        all_keys = self.gather(keys)
+        if dealt:
+            keys, all_keys = all_keys[dealt.own], all_keys[dealt.order]
+        self._step = _Keys(keys, all_keys, self.gather(quality))
 
     def forward(self, query_patches: Tensor, key_patches: Tensor, quality: Tensor) -> dict[str, Tensor]:
         """The loss of one step, or of a part of the step that `begin_step` began.

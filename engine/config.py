@@ -99,6 +99,7 @@ class TrainerConfig:
             and training goes on without it.
         resume: true goes on from the run's newest checkpoint; "auto" does too, and starts if there is none.
         dry_run: print what the training would do (size, arithmetic, memory, steps, learning rate) and end.
+        timeout_seconds: how long a process waits for the others, when one validates or has died, before all end.
         log_every_steps: steps between two lines of the log.
         validate_every_steps: steps between two validations; the last step is always validated.
         save_every_minutes: longest time between two checkpoints; null: no limit. The last step is always saved.
@@ -119,6 +120,7 @@ class TrainerConfig:
     compile: bool | Literal["auto"] = "auto"
     resume: bool | Literal["auto"] = False
     dry_run: bool = False
+    timeout_seconds: float = 3600.0
     log_every_steps: int = 50
     validate_every_steps: int = 1000
     save_every_minutes: float | None = 2.0
@@ -129,7 +131,15 @@ class TrainerConfig:
         if not self.run_dir:
             raise ValueError("trainer.run_dir is empty; name a folder such as runs/first")
         every = ("log_every_steps", "validate_every_steps", "save_every_steps", "save_every_minutes")
-        for name in ("epochs", "max_steps", "max_minutes", "micro_batches", "keep_checkpoints", *every):
+        for name in (
+            "epochs",
+            "max_steps",
+            "max_minutes",
+            "micro_batches",
+            "keep_checkpoints",
+            "timeout_seconds",
+            *every,
+        ):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"trainer.{name} must be > 0, got {value}")

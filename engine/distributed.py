@@ -6,17 +6,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from common.machine import choose_device
+from engine.network import choose_interface
 
 Result = TypeVar("Result")
 
-VALIDATION_TIMEOUT = timedelta(hours=1)  # the other ranks wait while rank 0 validates
+TIMEOUT_SECONDS = 3600.0  # `TrainerConfig` has the same default
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Process:
 
 
 @contextmanager
-def process_group(device: str = "auto") -> Iterator[Process]:
+def process_group(device: str = "auto", *, timeout_seconds: float = TIMEOUT_SECONDS) -> Iterator[Process]:
     """The run's processes as torchrun started them, or this one alone.
 
     Tensors on a GPU are sent by nccl, tensors on the CPU by gloo. With both, the hosts can agree when to stop without
@@ -41,24 +42,67 @@ def process_group(device: str = "auto") -> Iterator[Process]:
 
     Args:
         device: "auto" (CUDA where there is one), "cuda" or "cpu".
+        timeout_seconds: the longest wait for another process.
 
     Raises:
-        ValueError: if "cuda" is asked for and there is none, or if the name is unknown.
+        ValueError: if "cuda" is asked for and there is none, if the name is unknown, or if this machine has fewer GPUs
+            than processes.
+        ConnectionError: if another process has ended or does not answer.
     """
     world_size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     chosen = choose_device(device)
     if chosen.type == "cuda":
-        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        chosen = torch.device("cuda", _own_card())
         torch.cuda.set_device(chosen)
     if world_size == 1:
         yield Process(0, 1, chosen)
         return
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=VALIDATION_TIMEOUT)
+    choose_interface()
     try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
         yield Process(rank, world_size, chosen)
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "gloo/" in str(error)):
+            raise
+        raise ConnectionError(
+            f"process {rank} lost another one: it ended, or did not answer for {timeout_seconds:g} s "
+            f"(trainer.timeout_seconds); its own message says why ({' '.join(str(error).split())[:150]})"
+        ) from error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _own_card() -> int:
+    """The GPU of this process: its number among the processes of this machine."""
+    local_rank, num_cards = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if local_rank >= num_cards:
+        raise ValueError(
+            f"process {local_rank} of this machine has no GPU, torch sees {num_cards} (counting from 0): start "
+            f"torchrun with --nproc_per_node={num_cards}, or train with trainer.device cpu"
+        )
+    return local_rank
+
+
+def from_main(read: Callable[[], Result]) -> Result:
+    """What `read` returns on rank 0, on every rank. The other machines need not have the files that it reads.
+
+    Raises:
+        ValueError, OSError: on every rank, if `read` raises it on rank 0.
+    """
+    if not dist.is_initialized():
+        return read()
+    answer: list = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            answer[0] = read()
+        except (ValueError, OSError) as error:
+            answer[1] = error
+    dist.broadcast_object_list(answer, src=0)
+    if answer[1] is not None:
+        raise answer[1]
+    return answer[0]
 
 
 def gather_rows(rows: Tensor) -> Tensor:
@@ -94,11 +138,43 @@ def copy_from_main(tensors: Iterable[Tensor]) -> None:
 
 def mean_over_ranks(value: Tensor) -> Tensor:
     """The mean of a tensor over all ranks."""
+    return sum_over_ranks(value) / dist.get_world_size() if dist.is_initialized() else value
+
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """The sum of a tensor over all ranks. No gradient flows."""
     if not dist.is_initialized():
         return value
     total = value.detach().clone()
     dist.all_reduce(total)
-    return total / dist.get_world_size()
+    return total
+
+
+class Dealt(NamedTuple):
+    """Rows of all ranks, dealt out at random: this rank's new rows, and the way back.
+
+    Args:
+        rows: as many as before.
+        order: (world_size * N,): `gather_rows(f(rows))[order]` has the results in rank order again.
+        own: (N,): `gather_rows(f(rows))[own]` has those of the rows that this rank had before.
+    """
+
+    rows: Tensor
+    order: Tensor
+    own: Tensor
+
+
+def dealt_over_ranks(rows: Tensor) -> Dealt:
+    """Deal the rows of all ranks, (N, ...) each, out among them at random: rank 0 draws from torch's generator."""
+    if not dist.is_initialized():
+        order = torch.arange(len(rows), device=rows.device)
+        return Dealt(rows, order, order)
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    everything = gather_rows(rows)
+    places = torch.randperm(len(everything)).to(rows.device)
+    dist.broadcast(places, src=0)
+    order = places.argsort()
+    return Dealt(everything[places.chunk(world_size)[rank]], order, order.chunk(world_size)[rank])
 
 
 def largest_over_ranks(*values: float) -> list[float]:

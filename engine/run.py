@@ -10,6 +10,7 @@ import torch
 
 from common.machine import device_name
 from engine.config import defaults, to_dict
+from engine.distributed import from_main
 from engine.ema import ExponentialMovingAverage
 from engine.run_folder import check_run_dir, list_checkpoints, read_newest
 from engine.stage import Stage
@@ -24,7 +25,7 @@ FREE_ON_RESUME = {
     "trainer.run_dir", "trainer.resume", "trainer.dry_run", "trainer.device",
     "trainer.epochs", "trainer.max_steps", "trainer.max_minutes",
     "trainer.log_every_steps", "trainer.validate_every_steps", "trainer.save_every_steps", "trainer.save_every_minutes",
-    "trainer.keep_checkpoints", "trainer.compile", "trainer.micro_batches",
+    "trainer.keep_checkpoints", "trainer.timeout_seconds", "trainer.compile", "trainer.micro_batches",
 }  # fmt: skip
 SCORELESS = {"validation.num_pictures"}  # what may change in `validation` without another score or duration
 
@@ -45,7 +46,7 @@ class Checkpoint:
 
 
 def find_checkpoint(config: Any, *, stage: str) -> Checkpoint | None:
-    """The checkpoint to go on from; None: the run starts from the beginning. Writes nothing.
+    """The checkpoint to go on from; None: the run starts from the beginning. Writes nothing. Rank 0 reads it for all.
 
     Args:
         config: the whole configuration.
@@ -55,6 +56,10 @@ def find_checkpoint(config: Any, *, stage: str) -> Checkpoint | None:
         ValueError, OSError: as `check_run_dir` and `read_newest`; also if the checkpoint lacks a part, or was trained
             with another configuration (names the key and both values).
     """
+    return from_main(lambda: _find_checkpoint(config, stage))
+
+
+def _find_checkpoint(config: Any, stage: str) -> Checkpoint | None:
     check_run_dir(config.trainer)
     if not list_checkpoints(config.trainer.run_dir):
         return None

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from common.files import remove_partly_written
 from engine.checkpoint import DamagedFile, load_checkpoint, save_checkpoint
 from engine.config import TrainerConfig, save_config
-from engine.distributed import Process, wait_for_all
+from engine.distributed import Process, from_main, wait_for_all
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def locked_run_dir(trainer: TrainerConfig, process: Process) -> Iterator[None]:
         BlockingIOError: if another run holds the folder.
         ValueError, OSError: as `check_run_dir`.
     """
-    check_run_dir(trainer)
+    from_main(lambda: check_run_dir(trainer))
     if trainer.dry_run:
         yield
         return

@@ -104,5 +104,9 @@ def run_script(
     """
     with user_errors(program), saving_needs_a_run():
         config = parse_config(config_class, description=description)
-        with process_group(config.trainer.device) as process, locked_run_dir(config.trainer, process):
+        trainer = config.trainer
+        with (
+            process_group(trainer.device, timeout_seconds=trainer.timeout_seconds) as process,
+            locked_run_dir(trainer, process),
+        ):
             run(config, process)

@@ -28,11 +28,30 @@ PAGES = sorted(
 CONFIGS = {"train_cqe.py": CqeConfig, "train_restorer.py": RestorerConfig}
 SECTIONS = {field.name for config in CONFIGS.values() for field in dataclasses.fields(config)}
 COMMAND = re.compile(
-    r"^(?:torchrun --standalone --nproc_per_node=2|python) +"
+    r"^(?:torchrun(?: --[\w-]+(?:=\S+)?)+|python) +"
     r"(test\.py|-m data|-m commands\.ablation|train_\w+\.py)(?: +(.*))?$"
 )
 PLACEHOLDER = re.compile(r"\.\.\.(?!\d)|<|OPTIONS|\bS\b")  # what a reader fills in; only option names are checked
-OTHERS = {"--standalone", "--nproc_per_node", "--logdir"}  # torchrun's and TensorBoard's
+TORCHRUN = {
+    "--standalone",
+    "--nproc_per_node",
+    "--nnodes",
+    "--max-restarts",
+    "--rdzv_id",
+    "--rdzv_backend",
+    "--rdzv_endpoint",
+}
+SLURM = {
+    "--nodes",
+    "--ntasks-per-node",
+    "--gpus-per-node",
+    "--cpus-per-task",
+    "--time",
+    "--requeue",
+    "--open-mode",
+    "--signal",
+}
+OTHERS = {"--logdir"} | TORCHRUN | SLURM  # the first is TensorBoard's
 
 
 @pytest.mark.parametrize("page", PAGES)

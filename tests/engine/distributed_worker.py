@@ -22,6 +22,7 @@ from engine.config import parse_config
 from engine.distributed import (
     Process,
     copy_from_main,
+    dealt_over_ranks,
     gather_rows,
     largest_over_ranks,
     mean_over_ranks,
@@ -61,6 +62,7 @@ def main() -> None:
         restorer, encoder = stages
         buffer = torch.full((2,), float(process.rank + 3))
         copy_from_main([buffer])
+        dealt = dealt_over_ranks(torch.arange(4.0) + 4 * process.rank)
         seen = {
             "keys": torch.stack(gathered[2]),
             "qualities": torch.stack(gathered[1]),
@@ -75,6 +77,10 @@ def main() -> None:
             "results": results_over_ranks(lambda index: index**2, 5),
             "copied": buffer,
             "validation": validation_scores(restorer_config, Path(output) / f"validation{process.rank}", process),
+            "dealt": dealt.rows,
+            "dealt_back": gather_rows(dealt.rows)[dealt.order],
+            "dealt_own": gather_rows(dealt.rows)[dealt.own],
+            "encoder": encoder.module.state_dict(),
             "contrast": {mode: contrast_steps(mode, process) for mode in EQUAL_QUALITIES},
         }
         torch.save(seen, Path(output) / f"rank{process.rank}.pt")
@@ -115,12 +121,15 @@ def contrast_steps(mode: str, process: Process, *, num_steps: int = 5) -> dict:
         temperature=0.2,
         equal_qualities=mode,
         gather=gather_rows,
+        deal=dealt_over_ranks,  # which changes nothing where there is no batch normalisation
     )
     model = moco if process.world_size == 1 else DistributedDataParallel(moco, broadcast_buffers=False)
     optimizer = torch.optim.SGD(moco.query_encoder.parameters(), lr=0.5)
     losses, gradients = [], []
+    draw = torch.Generator().manual_seed(1)
     for _ in range(num_steps):
-        batch = (torch.rand(4, 1, 4, 4), torch.rand(4, 1, 4, 4), torch.randint(0, 3, (4,)))
+        patches = [torch.rand(4, 1, 4, 4, generator=draw) for _ in range(2)]
+        batch = (*patches, torch.randint(0, 3, (4,), generator=draw))
         loss = model(*(values.chunk(process.world_size)[process.rank] for values in batch))["total"]
         optimizer.zero_grad()
         loss.backward()

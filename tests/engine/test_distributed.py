@@ -6,11 +6,21 @@ from pathlib import Path
 import pytest
 import torch
 
+import train_cqe
 import train_restorer
+from cqe.config import CqeConfig
 from cqe.encoder import QualityEncoder
 from cqe.weights import save_encoder
 from engine.config import parse_config
-from engine.distributed import Process, gather_rows, largest_over_ranks, mean_over_ranks, process_group, wait_for_all
+from engine.distributed import (
+    Process,
+    from_main,
+    gather_rows,
+    largest_over_ranks,
+    mean_over_ranks,
+    process_group,
+    wait_for_all,
+)
 from engine.run_folder import read_newest
 from restoration.config import RestorerConfig
 from tests.engine.distributed_worker import EQUAL_QUALITIES, contrast_steps, validation_scores
@@ -33,9 +43,9 @@ def test_one_process_needs_no_group() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which two processes have trained both stages (`pair`, `pair_cqe`), and one the second (`alone`).
+    """A folder in which two processes have trained both stages (`pair`, `pair_cqe`), and one (`alone`, `alone_cqe`).
 
-    The two compute their shares of a batch in two parts, the one computes it as a whole.
+    In stage 2, the two compute their shares of a batch in two parts, the one computes it as a whole.
     """
     folder = tmp_path_factory.mktemp("distributed")
     root = make_data_root(folder / "data")
@@ -49,13 +59,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_config(folder / f"{name}.yaml", settings)
     pairs = {"qualities_per_image": 2}
     moco = {"queue_length": 16, "momentum": 0.9, "temperature": 0.2, "equal_qualities": "positives"}
-    encoder_settings = cqe_settings(root, folder / "pair_cqe", **limits) | {"pairs": pairs, "moco": moco}
-    write_config(folder / "pair_cqe.yaml", encoder_settings)
+    for name, batch_norm in (("alone_cqe", "own"), ("pair_cqe", "synced")):
+        settings = cqe_settings(root, folder / name, **limits) | {"pairs": pairs}
+        settings["optim"] |= {"lr": 1.0e-4}
+        write_config(folder / f"{name}.yaml", settings | {"moco": moco | {"batch_norm": batch_norm}})
 
-    train_restorer.run(
-        parse_config(RestorerConfig, ["--config", str(folder / "alone.yaml")]),
-        Process(0, 1, torch.device("cpu")),
-    )
+    alone = Process(0, 1, torch.device("cpu"))
+    train_restorer.run(parse_config(RestorerConfig, ["--config", str(folder / "alone.yaml")]), alone)
+    train_cqe.run(parse_config(CqeConfig, ["--config", str(folder / "alone_cqe.yaml")]), alone)
     worker = ROOT / "tests" / "engine" / "distributed_worker.py"
     done = run_python(worker, folder / "pair.yaml", folder / "pair_cqe.yaml", folder, num_processes=2)
     assert done.returncode == 0, done.stderr
@@ -114,6 +125,30 @@ def test_two_processes_train_the_restorer_as_one_does(folder: Path, ranks: list[
 
 @pytest.mark.ddp
 @pytest.mark.slow
+def test_two_processes_with_synced_statistics_train_the_encoder_as_one_does(folder: Path, ranks: list[dict]) -> None:
+    alone, pair = (read_newest(folder / f"{name}_cqe", stage="cqe")[1] for name in ("alone", "pair"))
+    # Float32, as for the restorer: 1e-6 is a hundredth of a step here. Sums over many pixels lose a digit more.
+    for part in ("module", "average"):
+        torch.testing.assert_close(pair[part], alone[part], rtol=1e-5, atol=1e-6)
+    assert losses(folder / "pair_cqe") == pytest.approx(
+        losses(folder / "alone_cqe"), rel=1e-3
+    )  # four digits are logged
+    for rank in ranks:
+        torch.testing.assert_close(dict(rank["encoder"]), dict(pair["module"]), rtol=0, atol=0)  # statistics too
+
+
+@pytest.mark.ddp
+@pytest.mark.slow
+def test_dealt_rows_find_their_way_back(ranks: list[dict]) -> None:
+    for number, rank in enumerate(ranks):
+        torch.testing.assert_close(rank["dealt_back"], torch.arange(8.0), rtol=0, atol=0)
+        torch.testing.assert_close(rank["dealt_own"], torch.arange(4.0) + 4 * number, rtol=0, atol=0)
+    dealt = torch.cat([rank["dealt"] for rank in ranks])
+    assert sorted(dealt.tolist()) == list(range(8)) and dealt.tolist() != list(range(8))
+
+
+@pytest.mark.ddp
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", EQUAL_QUALITIES)
 def test_two_processes_contrast_as_one_does(ranks: list[dict], mode: str) -> None:
     alone = contrast_steps(mode, Process(0, 1, torch.device("cpu")))
@@ -147,3 +182,22 @@ def test_both_processes_keep_the_same_encoders(ranks: list[dict]) -> None:
 def losses(run_dir: Path) -> list[float]:
     """The total loss of each logged step; over two processes, their mean."""
     return [float(total) for total in re.findall(r"step \d+: total ([\d.]+)", (run_dir / "log.txt").read_text())]
+
+
+def test_what_the_main_process_reads_needs_no_group() -> None:
+    assert from_main(lambda: 3) == 3
+    with pytest.raises(FileNotFoundError, match="no such run"):
+        from_main(missing_run)
+
+
+def missing_run() -> None:
+    raise FileNotFoundError("no such run")
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    message = r"process 2 of this machine has no GPU, torch sees 2 .*: start torchrun with --nproc_per_node=2, or train"
+    with pytest.raises(ValueError, match=message), process_group("cuda"):
+        pass
