@@ -32,7 +32,7 @@ def scoring_processes(num: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends the others
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all processes; these end at once, without a traceback
     threadpool_limits(1)  # of the linear algebra; there is a process for each core
     Thread(target=_end_with_parent, daemon=True).start()
 
