@@ -5,6 +5,7 @@ rounded before it gets here. `METRICS`, at the end, lists the metrics; a new one
 """
 
 import math
+from collections import ChainMap
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -211,4 +212,4 @@ PERCEPTUAL = {
     "lpips": Metric(None, 4, "LPIPS", *["LPIPS 0.1, AlexNet, gray as three channels"] * 2, is_smaller_better=True),
     "fid": Metric(None, 2, "FID", *["FID, Inception-v3, 2048 features, whole images"] * 2, is_smaller_better=True),
 }
-SHOWN = METRICS | PERCEPTUAL  # all that tables can show
+SHOWN = ChainMap(METRICS, PERCEPTUAL)  # all that tables can show; it follows both
