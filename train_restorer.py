@@ -27,6 +27,7 @@ from engine.script import plan_on, run_script, train_on
 from engine.stage import Stage
 from evaluation.scores.metrics import MIN_SIDE_PX, means, score
 from restoration.config import RestorerConfig
+from restoration.fineness import EVERY_IMAGE
 from restoration.networks import build_restorer
 from restoration.networks.recomputing import recompute_activations
 from restoration.objective import RestorationObjective
@@ -76,6 +77,7 @@ class RestorerStage(Stage):
     ) -> None:
         self.config = config
         self.kept = build_restorer(config.network, encoder, config.data.channels)
+        self.kept.fineness = EVERY_IMAGE  # large validation images are measured as the others are
         if config.train_encoder:
             self.kept.train_encoder()
         recompute_activations(self.kept, config.recompute_activations)

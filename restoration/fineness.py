@@ -60,6 +60,9 @@ class Fineness(NamedTuple):
         return self.reader.read(image).quality >= self.limits.quality
 
 
+EVERY_IMAGE = Fineness(FineLimits(change=0))  # none is returned as it was
+
+
 def fineness_of(restorer: nn.Module) -> Fineness:
     """What `restoration.weights` kept beside a network; the default limits for a network that has nothing."""
     return getattr(restorer, "fineness", Fineness())

@@ -25,7 +25,7 @@ from engine.weight_files import (
     save_weights,
 )
 from restoration.compared import OPENERS
-from restoration.fineness import FineLimits, Fineness
+from restoration.fineness import EVERY_IMAGE, FineLimits, Fineness
 from restoration.networks import NetworkConfig, build_restorer
 from restoration.networks.restorer import Restorer
 from restoration.released import is_released, load_released
@@ -219,7 +219,7 @@ def _compared(kind: str) -> Callable[[WeightFile], Weights | None]:
         if network is None:
             return None
         network.as_published = True
-        network.fineness = Fineness(FineLimits(change=0))  # on every image
+        network.fineness = EVERY_IMAGE
         return _of_network(file, kind, network.eval(), None)
 
     return open_compared

@@ -384,7 +384,9 @@ def test_a_large_validation_image_is_restored_in_tiles(monkeypatch: pytest.Monke
         def picture(self, *arguments: object) -> None: ...
 
     validation = ValidationConfig(qualities=[10])
-    config = RestorerConfig("", TrainerConfig(run_dir="run"), NetworkConfig("fast"), validation=validation)
+    config = RestorerConfig(
+        TrainerConfig(run_dir="run"), encoder="", network=NetworkConfig("fast"), validation=validation
+    )
     stage = train_restorer.RestorerStage(config, QualityEncoder(1, width=8), None, [picture(40, 900)[:, :, 0]])
     network = Watched()
     network.register_parameter("unused", torch.nn.Parameter(torch.zeros(1)))
@@ -393,6 +395,11 @@ def test_a_large_validation_image_is_restored_in_tiles(monkeypatch: pytest.Monke
     monkeypatch.setattr(train_restorer, "TILE_PX", 1000)
     sizes.clear()
     assert stage.validate(network, Log(), 1) == in_tiles and sizes == [900]  # this network looks at each pixel alone
+    # A network that changes little is measured too, at any size: the limits for fine images play no part.
+    stage.kept.restored = lambda padded: padded + 0.6 / 255
+    whole = stage.validate(stage.kept, Log(), 1)
+    monkeypatch.setattr(train_restorer, "TILE_PX", 768)
+    assert stage.validate(stage.kept, Log(), 1) == whole
 
 
 def test_an_encoder_goes_on_from_trained_weights_in_both_of_its_roles(
