@@ -57,6 +57,15 @@ def check_batch(num_samples: int, batch_size: int, world_size: int) -> None:
         )
 
 
+def check_parts(batch_size: int, micro_batches: int, world_size: int) -> None:
+    """Raise ValueError if the batch does not divide into equal parts on each of the ranks."""
+    if batch_size % (world_size * micro_batches):
+        raise ValueError(
+            f"data.batch_size ({batch_size}) must be a multiple of {world_size} process(es) times "
+            f"trainer.micro_batches ({micro_batches})"
+        )
+
+
 def build_loader(
     dataset: Dataset,
     first_step: int,

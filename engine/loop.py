@@ -18,7 +18,7 @@ from engine.config import to_dict
 from engine.distributed import Process, copy_from_main, largest_over_ranks, mean_over_ranks, wait_for_all
 from engine.ema import ExponentialMovingAverage
 from engine.finite import FiniteGuard
-from engine.loader import batches_of
+from engine.loader import batches_of, check_parts
 from engine.meter import Meter, clock_time
 from engine.optimizers import build_optimizer, learning_rate, set_learning_rate
 from engine.placement import Placement
@@ -61,7 +61,7 @@ def train(
         ChildProcessError: if a worker of the loader was killed.
         Stopped: if a signal stopped the run before its end; everything is saved.
     """
-    _check_parts(batch_size, config.trainer.micro_batches, process.world_size)
+    check_parts(batch_size, config.trainer.micro_batches, process.world_size)
     num_steps = config.trainer.max_steps or config.trainer.epochs * steps_per_epoch
     training = Training(stage, num_steps=num_steps, batch_size=batch_size, config=config, process=process)
     training.guard.files_of = files_of
@@ -312,11 +312,3 @@ class Training:
         self.log.line(f"step {step}: {described(terms)}  lr {values['lr']:.3g}  {described(speed)}  eta {left}")
         self.log.scalars(terms, step, group="loss")
         self.log.scalars({name: float(value) for name, value in values.items()} | speed, step, group="train")
-
-
-def _check_parts(batch_size: int, micro_batches: int, world_size: int) -> None:
-    if batch_size % (world_size * micro_batches):
-        raise ValueError(
-            f"data.batch_size ({batch_size}) must be a multiple of {world_size} process(es) times "
-            f"trainer.micro_batches ({micro_batches})"
-        )

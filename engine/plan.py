@@ -6,6 +6,7 @@ from common.machine import choose_precision
 from engine.config import OptimConfig
 from engine.distributed import Process
 from engine.estimate import StepCost, step_cost
+from engine.loader import check_parts
 from engine.optimizers import build_optimizer, learning_rate
 from engine.stage import RunConfig, Stage
 
@@ -27,13 +28,15 @@ def plan(
         process: this process. Arithmetic and memory are those of one process.
 
     Raises:
-        ValueError: as `build_optimizer`.
+        ValueError: as `build_optimizer` and `check_parts`.
     """
     trainer = config.trainer
-    build_optimizer(stage.module, config.optim)  # refuses what the training would refuse
+    # Both refuse what the training would refuse.
+    check_parts(batch_size, trainer.micro_batches, process.world_size)
+    build_optimizer(stage.module, config.optim)
     dtype = choose_precision(trainer.precision, process.device)
     num_parts = trainer.micro_batches
-    num_samples = max(batch_size // process.world_size // num_parts, 1)
+    num_samples = batch_size // process.world_size // num_parts
     batch = stage.blank_batch(num_samples)
     cost = step_cost(stage.module, stage.inputs, batch, optim=config.optim, dtype=dtype, num_parts=num_parts)
     steps_per_epoch = num_images // batch_size

@@ -32,3 +32,5 @@ def test_the_curve_is_the_schedule() -> None:
 def test_what_the_training_would_refuse_is_refused() -> None:
     with pytest.raises(ValueError, match="optim.adam_layers names 'head', but no trainable layer has this name"):
         lines(max_steps=1, optim={"name": "muon"})
+    with pytest.raises(ValueError, match=r"data\.batch_size \(8\) must be a multiple of 2 .*micro_batches \(3\)"):
+        lines(max_steps=1, world_size=2, micro_batches=3)
