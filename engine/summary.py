@@ -74,7 +74,8 @@ def _scores(metrics: Path, best: str) -> str:
     """A table of all validations in `metrics.jsonl`; empty if there was none. The published one is marked."""
     rows = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
     prefix = "validation/"
-    rows = [row for row in rows if f"{prefix}{best}" in row]
+    # A run that goes on from a validation measures again: the last row of a step counts.
+    rows = list({row["step"]: row for row in rows if f"{prefix}{best}" in row}.values())
     if not rows:
         return ""
     names = [name for name in rows[-1] if name.startswith(prefix)]

@@ -46,6 +46,7 @@ def test_a_summary_has_facts_scores_pictures_and_config(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     Image.new("L", (3, 2)).save(tmp_path / "pictures" / "quality_10.png")
     rows = [{"step": 5, "loss/total": 1.0}, {"step": 5, "validation/psnr": 30.0, "validation/ssim": 0.5}]
+    rows += [{"step": 1000, "validation/psnr": 29.0, "validation/ssim": 0.9}]  # killed here, then measured again
     rows += [{"step": 1000, "validation/psnr": None, "validation/ssim": 1.0}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     weights = tmp_path / "weights.safetensors"
