@@ -101,13 +101,19 @@ def hardware(device: torch.device) -> dict[str, str | int]:
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
+        "memory": _all_memory(),
         "gpu": "none",
     }
     if device.type == "cuda":
         gpu = torch.cuda.get_device_properties(device)
         machine |= {"gpu": gpu.name, "gpu_memory": f"{gpu.total_memory / 2**30:.0f} GiB"}
     return machine
+
+
+def _all_memory() -> str:
+    if not hasattr(os, "sysconf"):  # Windows
+        return "unknown"
+    return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
 
 
 def versions() -> dict[str, str]:

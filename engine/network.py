@@ -1,10 +1,14 @@
 """Which network interface the processes of several machines should meet on."""
 
-import fcntl
 import os
 import socket
 import struct
 from collections.abc import MutableMapping
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 VARIABLE = "GLOO_SOCKET_IFNAME"
 ELSEWHERE = "192.0.2.1"  # an address that no machine has (RFC 5737); it leads to the default route
@@ -38,7 +42,9 @@ def own_address_towards(host: str) -> str | None:
 
 
 def interface_of(address: str) -> str | None:
-    """The name of the interface that has an IPv4 address; None if none has."""
+    """The name of the interface that has an IPv4 address; None if none has, or if the system does not tell."""
+    if fcntl is None:
+        return None
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         for _, name in socket.if_nameindex():
             try:

@@ -1,11 +1,12 @@
 """Choosing the device, and bfloat16 or float32."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from common.machine import autocast, choose_device, choose_precision, convolutions_tried_out, cpu_has_bfloat16
+from common.machine import autocast, choose_device, choose_precision, convolutions_tried_out, cpu_has_bfloat16, hardware
 
 CPU = torch.device("cpu")
 
@@ -71,3 +72,9 @@ def test_algorithms_are_tried_out_where_asked_for_and_nowhere_else() -> None:
             assert not torch.backends.cudnn.benchmark
         assert torch.backends.cudnn.benchmark
     assert not torch.backends.cudnn.benchmark
+
+
+def test_the_memory_is_told_or_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hardware(CPU)["memory"].endswith(" GiB")
+    monkeypatch.delattr(os, "sysconf")  # Windows has none
+    assert hardware(CPU)["memory"] == "unknown"

@@ -1,5 +1,8 @@
 """The interface that processes of several machines meet on."""
 
+import importlib.util
+import sys
+
 import pytest
 
 from engine import network
@@ -31,3 +34,11 @@ def test_gloo_takes_the_way_to_the_first_machine(
     environment = {"MASTER_ADDR": "first"} | environment
     choose_interface(environment)
     assert environment.get(VARIABLE) == expected
+
+
+def test_windows_does_not_tell_the_interfaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # Windows has no such module
+    spec = importlib.util.spec_from_file_location("network_without_fcntl", network.__file__)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.interface_of("127.0.0.1") is None
