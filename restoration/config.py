@@ -66,8 +66,9 @@ class RestorerConfig:
         optim: optimiser and schedule.
         validation: how the network is measured while it trains.
         initial_weights: trained weights, by name or file, to start from, under a new schedule. Their network must equal
-            the configured one, or have fewer residual blocks; new blocks start as the identity. It brings its encoder.
-            It may also be for luma although RGB is configured; `encoder` is then used. If empty: start untrained.
+            the configured one, or have fewer residual blocks (new blocks start as the identity), or, for most "fast"
+            networks, smaller widths. It brings its encoder. It may also be for luma although RGB is configured, at
+            equal widths; `encoder` is then used. If empty: start untrained.
         recompute_activations: keep only the inputs of the network's blocks for the backward pass and compute the rest
             again. A step takes about a third longer and far less memory; its result is the same.
     """
