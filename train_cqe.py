@@ -45,7 +45,7 @@ def run(config: CqeConfig, process: Process) -> dict[str, float]:
     torch.manual_seed(config.trainer.seed)
     if config.trainer.dry_run:
         num_images = len(list_training_images(config.data, data_root(config.data.root)))
-        stage = EncoderStage(config, crops=(), probe_photos=())
+        stage = EncoderStage(config, crops=(), probe_photos=(), is_resumed=checkpoint is not None)
         pixels = 2 * config.pairs.qualities_per_image * config.data.patch_size_px**2
         return plan_on(stage, num_images, pixels_per_image=pixels, config=config, process=process)
     stores = open_training_stores(config.data, data_root(config.data.root))

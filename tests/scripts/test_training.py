@@ -197,6 +197,7 @@ def test_a_run_goes_on_without_the_files_that_it_began_with(
         assert [script(stage, given)[0] for stage, given in begun] == [143, 143, 143]
     encoder.unlink()
     trained = trained.rename(tmp_path / "whole.safetensors")
+    assert [script(stage, given, "--resume", "--dry-run")[0] for stage, given in begun] == [0, 0, 0]
     assert [script(stage, given, "--resume")[0] for stage, given in begun] == [0, 0, 0]
     parts = tmp_path / "parts" / "restorer.safetensors"
     assert trained.read_bytes() == parts.read_bytes()  # weights, encoder and probe
