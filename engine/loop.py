@@ -3,12 +3,12 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import NoReturn
 
-from torch import Tensor, nn, stack
+from torch import OutOfMemoryError, Tensor, nn, stack
 from torch.nn.parallel import DistributedDataParallel
 
 from common.files import full_disk_named
@@ -56,7 +56,7 @@ def train(
         files_of: step -> the images that this rank's samples of it are cut from, for error messages.
 
     Raises:
-        ValueError: if the batch does not divide into equal parts.
+        ValueError: if the batch does not divide into equal parts, or does not fit into the GPU's memory.
         FloatingPointError: if a loss or gradient is not finite, before the update; names step, term and images.
         ChildProcessError: if a worker of the loader was killed.
         Stopped: if a signal stopped the run before its end; everything is saved.
@@ -71,6 +71,7 @@ def train(
     run_dir = training.run_dir
     open_run_dir(run_dir, config, process)
     with (
+        _full_memory_named(),
         full_disk_named(run_dir),
         closing(RunLog(run_dir, process, first_step=training.progress.step, last_step=num_steps)) as log,
     ):
@@ -280,6 +281,7 @@ class Training:
             facts=facts | self.origin,
             weights=self.run_dir / self.stage.weights_name,
             best=self.stage.best_metric,
+            best_score=self.progress.best,
             config=to_dict(self.config),
         )
 
@@ -312,3 +314,15 @@ class Training:
         self.log.line(f"step {step}: {described(terms)}  lr {values['lr']:.3g}  {described(speed)}  eta {left}")
         self.log.scalars(terms, step, group="loss")
         self.log.scalars({name: float(value) for name, value in values.items()} | speed, step, group="train")
+
+
+@contextmanager
+def _full_memory_named() -> Iterator[None]:
+    """Turn the block's error about a full GPU memory into a ValueError that says what to change."""
+    try:
+        yield
+    except OutOfMemoryError as error:
+        raise ValueError(
+            "the GPU's memory is full: raise trainer.micro_batches, set recompute_activations (stage 2), or lower "
+            f"data.patch_size_px; --dry-run estimates the memory ({' '.join(str(error).split())[:150]})"
+        ) from error

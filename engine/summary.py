@@ -46,7 +46,14 @@ def commit(project: Path) -> str:
 
 
 def write_summary(
-    run_dir: Path, *, title: str, facts: Mapping[str, str], weights: Path, best: str, config: Mapping[str, object]
+    run_dir: Path,
+    *,
+    title: str,
+    facts: Mapping[str, str],
+    weights: Path,
+    best: str,
+    best_score: float,
+    config: Mapping[str, object],
 ) -> None:
     """Write `summary.md`, from `facts` and what else the folder holds.
 
@@ -56,6 +63,7 @@ def write_summary(
         facts: texts by name, for the first table.
         weights: the published weights; they may not exist yet.
         best: the validation metric that chose them (larger is better).
+        best_score: their score by it. Others may be higher, if the run was measured in another way before.
         config: the resolved configuration, in plain containers.
     """
     if weights.is_file():
@@ -63,14 +71,14 @@ def write_summary(
     parts = [
         f"# {title}",
         _table([["", ""], *([name, text] for name, text in facts.items())]),
-        _scores(run_dir / METRICS_NAME, best),
+        _scores(run_dir / METRICS_NAME, best, best_score),
         *(f"![{path.stem}]({PICTURES_NAME}/{path.name})" for path in sorted((run_dir / PICTURES_NAME).glob("*.png"))),
         f"```yaml\n{yaml.safe_dump(dict(config), sort_keys=False)}```",
     ]
     write_text(run_dir / NAME, "\n\n".join(part for part in parts if part) + "\n")
 
 
-def _scores(metrics: Path, best: str) -> str:
+def _scores(metrics: Path, best: str, best_score: float) -> str:
     """A table of all validations in `metrics.jsonl`; empty if there was none. The published one is marked."""
     rows = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
     prefix = "validation/"
@@ -80,7 +88,8 @@ def _scores(metrics: Path, best: str) -> str:
         return ""
     names = [name for name in rows[-1] if name.startswith(prefix)]
     # A score that is not finite (equal images) is null in the file. Of equal scores the last was published.
-    top = max(range(len(rows)), key=lambda index: (_or_infinity(rows[index][prefix + best]), index))
+    chosen = (index for index, row in enumerate(rows) if _or_infinity(row[prefix + best]) == best_score)
+    top = max(chosen, default=None)
     cells = [
         [f"**{row['step']:,}**" if index == top else f"{row['step']:,}", *(_number(row.get(name)) for name in names)]
         for index, row in enumerate(rows)

@@ -144,6 +144,18 @@ def test_a_batch_must_divide_into_the_parts(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_full_gpu_memory_is_named_with_what_to_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*inputs: Tensor) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+    stage = LineStage()
+    monkeypatch.setattr(stage.module, "forward", full)
+    with pytest.raises(
+        ValueError, match=r"memory is full: raise trainer\.micro_batches, .* memory\. Tried to allocate"
+    ):
+        run(tmp_path, stage)
+
+
 def test_epochs_decide_where_max_steps_does_not(tmp_path: Path) -> None:
     run(tmp_path, LineStage(), max_steps=None, epochs=3)
     assert saved(tmp_path)["progress"]["step"] == 9  # three steps an epoch

@@ -1,6 +1,7 @@
 """`summary.md`: where a run comes from, its scores and pictures. The loop's own part is in `test_loop.py`."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,7 @@ def test_a_summary_has_facts_scores_pictures_and_config(tmp_path: Path) -> None:
         facts={"command": "`a | b`"},
         weights=weights,
         best="psnr",
+        best_score=math.inf,
         config={"optim": {"lr": 1}},
     )
     text = (tmp_path / "summary.md").read_text()
@@ -66,5 +68,14 @@ def test_a_summary_has_facts_scores_pictures_and_config(tmp_path: Path) -> None:
 
 
 def test_a_summary_without_validations_has_no_scores(tmp_path: Path) -> None:
-    write_summary(tmp_path, title="x", facts={}, weights=tmp_path / "none", best="psnr", config={})
+    options = {"weights": tmp_path / "none", "best": "psnr", "best_score": -math.inf, "config": {}}
+    write_summary(tmp_path, title="x", facts={}, **options)
     assert "step" not in (tmp_path / "summary.md").read_text()
+
+
+def test_a_higher_score_of_another_validation_is_not_marked(tmp_path: Path) -> None:
+    rows = [{"step": step, "validation/psnr": score} for step, score in ((5, 35.0), (10, 30.5), (15, 30.0))]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {"weights": tmp_path / "none", "best": "psnr", "best_score": 30.5, "config": {}}
+    write_summary(tmp_path, title="x", facts={}, **options)
+    assert "| 5 | 35.0000 |\n| **10** | 30.5000 |\n| 15 | 30.0000 |\n" in (tmp_path / "summary.md").read_text()
