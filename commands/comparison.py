@@ -32,9 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--restored",
         nargs="+",
+        action="extend",
         default=[],
-        metavar="NAME=DIR",
-        help="another system's image of it, DIR/<set>/<quality>/<image stem>.png",
+        metavar="[NAME=]DIR",
+        help="another system's image of it, DIR/<set>/<quality>/<image stem>.png; may be given more than once",
     )
     parser.add_argument(
         "--crop",

@@ -63,6 +63,11 @@ def test_images_of_another_system_are_scored(root: Path, refusal: Callable) -> N
     run(*options(root, "--restored", f"theirs={root.parent / 'other'}"))
     jpeg, theirs = json.loads((root.parent / "out" / "figure_6.json").read_text())["systems"]
     assert theirs["name"] == "theirs" and theirs["psnr"] is None and jpeg["psnr"] < 100  # equal images: infinite
+    save(root.parent / "again" / "live1" / "10" / "b.png", read_clean(root / "live1" / "b.png", "gray"))
+    twice = ["--restored", root.parent / "other", "--restored", root.parent / "again"]
+    run(*options(root), *twice)
+    names = [one["name"] for one in json.loads((root.parent / "out" / "figure_6.json").read_text())["systems"]]
+    assert names == ["jpeg", "other", "again"]
     assert "20/b.png is missing" in refusal(*options(root, "--restored", root.parent / "other", "--quality", 20))
 
 
