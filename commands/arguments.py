@@ -76,7 +76,11 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
 def add_cache_option(parser: argparse.ArgumentParser) -> None:
     """The option of the subcommands that measure the same scores again and again."""
     parser.add_argument(
-        "--cache", metavar="DIR", default="runs/scores", help="keeps scores between calls (default: %(default)s)"
+        "--cache",
+        type=path_name,
+        metavar="DIR",
+        default="runs/scores",
+        help="keeps scores between calls (default: %(default)s)",
     )
 
 

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
-from common.files import sha256, write_text
+from common.files import check_writable, sha256, write_text
 from evaluation.scores.image_sets import ImageSet
 
-SOURCES = ("common", "data", "cqe", "restoration", "evaluation/scores")  # code that scores depend on
+# Code that scores depend on.
+SOURCES = ("common", "data", "engine", "cqe", "restoration", "evaluation/scores", "commands")
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 Measure = Callable[[ImageSet, Sequence[int]], dict]  # (set, qualities) -> {quality: scores}
@@ -28,6 +29,9 @@ def cached(
         folder: of the files; it is made.
         system: all that the scores depend on beside images, quality and code: weights' digest, device, protocol, ...
         measure: measures some qualities of one set; the scores are those of a quality in `protocol.evaluate`.
+
+    Raises:
+        OSError: if scores are missing and the folder cannot be written to; nothing has been measured then.
     """
     results = {}
     for image_set in sets:
@@ -35,6 +39,8 @@ def cached(
         paths = {quality: _path(folder, key | {"quality": quality}) for quality in qualities}
         found = {quality: _read(path) for quality, path in paths.items()}
         lacking = [quality for quality, scores in found.items() if scores is None]
+        if lacking:
+            check_writable(paths[lacking[0]])  # before hours of measuring
         measured = measure(image_set, lacking) if lacking else {}
         for quality in lacking:
             found[quality] = measured[str(quality)]

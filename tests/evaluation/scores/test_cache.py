@@ -72,8 +72,17 @@ def test_a_file_that_is_cut_off_is_measured_again(images: ImageSet, tmp_path: Pa
     assert len(measure.asked) == 5
 
 
+def test_a_folder_that_cannot_be_written_to_stops_before_anything_is_measured(images: ImageSet, tmp_path: Path) -> None:
+    measure = Counted()
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="cannot be written"):
+        cache.cached(tmp_path / "file", SYSTEM, [images], [10], measure)
+    assert not measure.asked
+
+
 def test_the_code_that_scores_depend_on_is_in_the_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all((cache.ROOT / folder).is_dir() for folder in cache.SOURCES)
+    assert {"engine", "commands"} <= set(cache.SOURCES)  # they read weight files, and choose device and precision
     (tmp_path / "data").mkdir()
     monkeypatch.setattr(cache, "ROOT", tmp_path)
     digests = set()
