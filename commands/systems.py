@@ -32,12 +32,14 @@ class System(NamedTuple):
         name: in the results.
         provenance: of its scores.
         qualities: the JPEG qualities that it restores; None: all.
+        sets: names of the sets that it has images of; None: all.
     """
 
     produce: OutputSource
     name: str
     provenance: dict[str, str]
     qualities: frozenset[int] | None = None
+    sets: frozenset[str] | None = None
 
 
 class Network(NamedTuple):
@@ -68,11 +70,14 @@ def build_system(weights: str, color_mode: str, options: argparse.Namespace) -> 
     return System(produce, network.name, network.provenance)
 
 
-def restored_system(given: str, sets: Sequence[ImageSet], qualities: Sequence[int | Degradation]) -> System:
+def restored_system(
+    given: str, sets: Sequence[ImageSet], qualities: Sequence[int | Degradation], *, may_lack_sets: bool = False
+) -> System:
     """The system whose images are in a folder, `DIR/<set>/<quality>/<image stem>.png`.
 
     Args:
         given: "NAME=DIR"; or "DIR", which names the system after the folder.
+        may_lack_sets: whether sets without a folder of their own are left out, as long as one set has a folder.
 
     Raises:
         FileNotFoundError: if the folder or an image is missing.
@@ -83,10 +88,13 @@ def restored_system(given: str, sets: Sequence[ImageSet], qualities: Sequence[in
         name, folder = Path(os.path.abspath(given)).name, given
     if not name or not folder:
         raise ValueError(f"--restored takes DIR or NAME=DIR, got {given!r}")
+    if may_lack_sets:
+        sets = [one for one in sets if (Path(folder) / one.name).is_dir()] or sets
     produce = protocol.restored_in(folder, sets, qualities)
     jobs = protocol.jobs_of(sets, as_degradations(qualities))
     digest = files_digest(produce.path(case) for job in jobs for case in job.cases)
-    return System(produce, name, {"restored_sha256": digest} | versions())
+    made = {"restored_sha256": digest} | versions()
+    return System(produce, name, made, sets=frozenset(one.name for one in sets))
 
 
 def open_network(weights: str, color_mode: str, options: argparse.Namespace) -> Network:

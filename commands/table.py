@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from commands.arguments import add_cache_option, add_common_options
+from commands.arguments import add_cache_option, add_common_options, path_name
 from commands.outputs import check_outputs, report
 from commands.perceptual import add_perceptual_options, open_perceptual
 from commands.systems import JPEG, System, build_system, measure, published_for, restored_system
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--runs",
+        type=path_name,
         metavar="DIR",
         default="runs/ablation/fast_tiny",
         help="Table 5: what `python -m commands.ablation` trained (default: %(default)s)",
@@ -63,7 +64,10 @@ def run(options: argparse.Namespace) -> None:
     for system, about in _systems(options, color_mode, sets, qualities):
         head = {"method": system.name, "channels": color_mode, "protocol": words}
         asked = [quality for quality in qualities if system.qualities is None or quality in system.qualities]
-        results = cached(options.cache, head | system.provenance, sets, asked, partial(score, system))
+        there = [one for one in sets if system.sets is None or one.name in system.sets]
+        if absent := [one.name for one in sets if one not in there]:
+            content["lacking"].append(f"{system.name}: no images of {', '.join(absent)}")
+        results = cached(options.cache, head | system.provenance, there, asked, partial(score, system))
         content["measured"].append(about | head | {"results": results, "provenance": system.provenance})
     report(sections_of(content), content, options)
     for result in content["measured"]:
@@ -82,7 +86,9 @@ def _systems(
         return [(build_system(str(run.weights), color_mode, options), run.about) for run in runs]
     names = options.weights or [JPEG, *published_for(color_mode)]
     systems = [build_system(name, color_mode, options) for name in dict.fromkeys(names)]
-    systems += [restored_system(given, sets, qualities) for given in dict.fromkeys(options.restored)]
+    systems += [
+        restored_system(given, sets, qualities, may_lack_sets=True) for given in dict.fromkeys(options.restored)
+    ]
     return [(system, {}) for system in systems]
 
 

@@ -158,6 +158,8 @@ def open_inception(weights: str | Path | None, device: torch.device) -> tuple[Ca
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     if weights is not None:
+        if not Path(weights).is_file():
+            raise FileNotFoundError(f"no weight file {weights}")
         load_tensors(weights)  # refuses code, which the library would run
     try:
         with _fetching("FID", "Inception-v3", "--inception"):

@@ -116,6 +116,19 @@ def test_another_systems_images_are_a_row_and_measured_anew_if_one_changes(
     assert {call[0] for call in measured[num_calls:]} == {"MWCNN"}
 
 
+def test_images_of_one_set_are_enough_for_a_row(
+    table: Callable, root: Path, refusal: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    for quality in (10, 20, 30, 40):
+        save_mosaic(root / "theirs" / "classic5" / str(quality) / "c.png", 32, 24)
+    content = table(1, "--weights", "jpeg", "--restored", f"MWCNN={root / 'theirs'}")
+    assert list(content["measured"][1]["results"]) == ["classic5"]
+    assert "MWCNN: no images of live1" in capsys.readouterr().out
+    (root / "theirs" / "classic5" / "30" / "c.png").unlink()
+    assert "30/c.png is missing" in refusal("table", 1, "--data-root", root, "--restored", root / "theirs")
+    assert "is missing" in refusal("table", 1, "--data-root", root, "--restored", root / "live1")
+
+
 def test_table_2_has_what_can_be_measured_and_says_what_cannot(
     table: Callable, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -168,5 +181,7 @@ def test_mistakes_are_one_line(root: Path, refusal: Callable) -> None:
     assert "Table 5 measures the networks of --runs" in refusal("table", 5, "--weights", "jpeg")
     line = refusal("table", 5, "--data-root", root, "--runs", root / "none", "--cache", root / "cache")
     assert "none holds no trained model of Table 5" in line
+    assert "argument --runs: is empty" in refusal("table", 5, "--runs", "")
+    assert "argument --cache: is empty" in refusal("table", 1, "--cache", "")  # it must not mean the current folder
     line = refusal("table", 1, "--data-root", root, "--csv", root / "o", "--latex", root / "o")
     assert "--latex and --csv are both" in line
