@@ -11,6 +11,8 @@ def read_result(path: str | Path) -> dict:
         FileNotFoundError: if there is no such file.
         ValueError: if it holds no such result.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file {path}; name one that `evaluate --json` wrote")
     try:
         result = json.loads(Path(path).read_text(encoding="utf-8"))
         complete = result["results"] and all(

@@ -65,6 +65,7 @@ def test_cost_of_measured_and_kept_networks(figure: Callable, tmp_path: Path) ->
         (["gain"], "name results of evaluate with --results, or networks to measure with --weights"),
         (["gain", "--weights", "fast_tiny_gray"], "--weights are measured on --sets: give both"),
         (["gain", "--results", ROOT / "README.md"], "README.md is not a result of `evaluate`"),
+        (["gain", "--results", ROOT / "none.json"], "none.json; name one that `evaluate --json` wrote"),
         (["gain", "--results", "no_such.json"], "no_such.json"),
         (["gain", "--weights", "no_such", "--sets", "live1"], "no weights 'no_such'"),
         (["cost", "--results", KEPT, "--set", "icb"], "has no scores on icb at quality 10, gray"),
