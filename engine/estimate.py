@@ -19,6 +19,7 @@ from torch.utils.flop_counter import flop_registry
 
 from common.machine import autocast
 from engine.config import OptimConfig
+from engine.optimizers import is_for_muon
 
 CPU = torch.device("cpu")
 FLOAT_BYTES = 4  # of a weight, of its gradient and of each number that an optimiser keeps for it
@@ -69,14 +70,14 @@ def step_cost(
         dtype: of autocast.
         num_parts: how many such batches make a step, one after the other (`trainer.micro_batches`).
     """
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     with FakeTensorMode() as mode:
         fakes = {f"module.{name}": mode.from_tensor(tensor) for name, tensor in state.items()}
         inputs = to_inputs({name: torch.empty(value.shape, dtype=value.dtype) for name, value in batch.items()})
         with _Counter() as counter:
             forward_flops = functional_call(_BothPasses(module), fakes, (inputs, dtype, counter))
-    num_trained = sum(parameter.numel() for parameter in trained)
+    num_trained = sum(parameter.numel() for parameter in trained.values())
     # Of earlier parts, to which later ones are added.
     gradient_bytes = FLOAT_BYTES * num_trained if num_parts > 1 else 0
     return StepCost(
@@ -105,11 +106,13 @@ class _BothPasses(nn.Module):
         return forward_flops
 
 
-def _num_kept(trained: list[nn.Parameter], optim: OptimConfig) -> int:
-    """Numbers in the optimiser's state and in the average. Muon keeps one for a convolution's weight, Adam two."""
-    num_averaged = sum(parameter.numel() for parameter in trained) if optim.ema_decay else 0
-    by_muon = optim.name == "muon"
-    return num_averaged + sum((1 if by_muon and p.ndim == 4 else 2) * p.numel() for p in trained)
+def _num_kept(trained: Mapping[str, nn.Parameter], optim: OptimConfig) -> int:
+    """Numbers in the optimiser's state and in the average. Muon keeps one for a number that it trains, Adam two."""
+    num_averages = 1 if optim.ema_decay else 0
+    return sum(
+        (num_averages + (1 if is_for_muon(name, parameter, optim) else 2)) * parameter.numel()
+        for name, parameter in trained.items()
+    )
 
 
 class _Counter(TorchDispatchMode):

@@ -61,6 +61,11 @@ def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optim
     return kind(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
 
 
+def is_for_muon(name: str, parameter: nn.Parameter, config: OptimConfig) -> bool:
+    """Whether Muon trains a parameter: the weight of a convolution, not in one of `optim.adam_layers`."""
+    return config.name == "muon" and parameter.ndim == 4 and not set(name.split(".")) & set(config.adam_layers)
+
+
 def _build_muon(trainable: dict[str, nn.Parameter], config: OptimConfig) -> "Muon":
     layers = {part for name in trainable for part in name.split(".")[:-1]}
     unknown = sorted(set(config.adam_layers) - layers)
@@ -71,8 +76,7 @@ def _build_muon(trainable: dict[str, nn.Parameter], config: OptimConfig) -> "Muo
         )
     for_muon, for_adam = [], []
     for name, parameter in trainable.items():
-        is_hidden_convolution = parameter.ndim == 4 and not set(name.split(".")) & set(config.adam_layers)
-        (for_muon if is_hidden_convolution else for_adam).append(parameter)
+        (for_muon if is_for_muon(name, parameter, config) else for_adam).append(parameter)
     groups = [
         {"params": for_muon, "is_muon": True, "lr": config.lr, "lr_share": 1.0},
         # "fused" tells torch's load_state_dict to put Adam's step counts on the parameters' device.

@@ -64,9 +64,9 @@ def test_the_arithmetic_is_that_of_the_convolutions() -> None:
 )
 def test_weights_and_the_optimisers_state_are_kept(optim: dict, copies: int) -> None:
     module = Objective()
-    biases = sum(parameter.numel() for parameter in module.parameters() if parameter.ndim == 1)
+    of_adam = [*module.head.parameters(), *module.tail.parameters(), module.body.bias]
     numbers = (1 + copies) * sum(parameter.numel() for parameter in module.parameters())
-    numbers += biases if optim.get("name") == "muon" else 0  # which are Adam's
+    numbers += sum(parameter.numel() for parameter in of_adam) if optim.get("name") == "muon" else 0
     assert cost(module, **optim).kept_bytes == 4 * numbers
 
 
