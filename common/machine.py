@@ -118,7 +118,12 @@ def _all_memory() -> str:
 
 def versions() -> dict[str, str]:
     """The libraries whose versions can move a score: the codec, the metrics, the network."""
-    return {"pillow": PIL.__version__, "scikit_image": skimage.__version__, "torch": torch.__version__}
+    return {
+        "pillow": PIL.__version__,
+        "numpy": np.__version__,
+        "scikit_image": skimage.__version__,
+        "torch": torch.__version__,
+    }
 
 
 def cpu_model() -> str:

@@ -3,10 +3,19 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from common.machine import autocast, choose_device, choose_precision, convolutions_tried_out, cpu_has_bfloat16, hardware
+from common.machine import (
+    autocast,
+    choose_device,
+    choose_precision,
+    convolutions_tried_out,
+    cpu_has_bfloat16,
+    hardware,
+    versions,
+)
 
 CPU = torch.device("cpu")
 
@@ -78,3 +87,7 @@ def test_the_memory_is_told_or_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hardware(CPU)["memory"].endswith(" GiB")
     monkeypatch.delattr(os, "sysconf")  # Windows has none
     assert hardware(CPU)["memory"] == "unknown"
+
+
+def test_scores_name_the_library_that_computes_them() -> None:
+    assert versions()["numpy"] == np.__version__
