@@ -5,6 +5,8 @@ import os
 import sys
 from collections.abc import Iterator
 
+_MEMORY_MESSAGES = ("out of memory", "not enough memory", "can't allocate memory")  # torch's, in a plain RuntimeError
+
 
 @contextlib.contextmanager
 def user_errors(program: str) -> Iterator[None]:
@@ -23,3 +25,8 @@ def user_errors(program: str) -> Iterator[None]:
     except KeyboardInterrupt:
         print(f"{program}: stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def is_about_memory(error: Exception) -> bool:
+    """Whether an error says that the memory of the machine or of its GPU is full."""
+    return isinstance(error, MemoryError) or any(message in str(error).lower() for message in _MEMORY_MESSAGES)

@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 import torch
 
+from common.errors import is_about_memory
 from common.files import written_whole
 
 FORMAT_VERSION = 1
@@ -64,6 +65,7 @@ def load_tensors(path: str | Path, file: BinaryIO | None = None) -> object:
     Raises:
         FileNotFoundError: if there is no such file.
         DamagedFile: if it is truncated or changed, or holds other objects. Pickled code is refused and never run.
+        OSError: if it does not fit into memory.
     """
     if file is None and not Path(path).is_file():
         raise FileNotFoundError(f"no checkpoint at {path}; check the path, or set trainer.resume to false")
@@ -76,6 +78,8 @@ def load_tensors(path: str | Path, file: BinaryIO | None = None) -> object:
             f"{path} holds more than tensors and plain containers, or is damaged: not loaded, nothing in it was run"
         ) from None
     except _DAMAGED as error:
+        if is_about_memory(error):  # the file is sound, and must not be passed over
+            raise OSError(f"{path} does not fit into memory; end other programs, or use another machine") from None
         reason = " ".join(str(error).split())[:80]
         raise DamagedFile(f"{path} cannot be read, it is truncated or not a torch file ({reason})") from None
 

@@ -67,7 +67,7 @@ def process_group(device: str = "auto", *, timeout_seconds: float = TIMEOUT_SECO
             raise
         raise ConnectionError(
             f"process {rank} lost another one: it ended, or did not answer for {timeout_seconds:g} s "
-            f"(trainer.timeout_seconds); its own message says why ({' '.join(str(error).split())[:150]})"
+            f"(in training: trainer.timeout_seconds); its own message says why ({' '.join(str(error).split())[:150]})"
         ) from error
     finally:
         if dist.is_initialized():

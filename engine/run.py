@@ -1,5 +1,6 @@
 """A run's state: what a checkpoint holds, what may change when a run is resumed, and how it goes on."""
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from engine.distributed import from_main
 from engine.ema import ExponentialMovingAverage
 from engine.run_folder import check_run_dir, list_checkpoints, read_newest
 from engine.stage import Stage
+
+logger = logging.getLogger(__name__)
 
 # What may change when a run is resumed: where files are, how often they are written, how long the run is, in how many
 # parts a batch is computed (the machine may have less memory). All else must stay, or the run would not be the one that
@@ -68,6 +71,10 @@ def _find_checkpoint(config: Any, stage: str) -> Checkpoint | None:
     if missing:
         raise ValueError(f"{path} lacks '{min(missing)}': it is no complete training checkpoint")
     changed = refuse_changes(state["config"], config, path)
+    for key in ("encoder", "initial_weights"):
+        before, now = state["config"].get(key), getattr(config, key, None)
+        if before != now:
+            logger.warning("%s %s is not read: the run goes on with what it began with, %s", key, now, before)
     return Checkpoint(path, state, is_measured_alike=not changed)
 
 

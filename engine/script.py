@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 from common.errors import user_errors
 from engine.config import parse_config
 from engine.distributed import Process, process_group
-from engine.loader import StepSampler, build_loader, check_batch
+from engine.loader import StepSampler, build_loader, check_batch, check_parts
 from engine.loop import train
 from engine.placement import Placement
 from engine.plan import plan
@@ -109,4 +109,5 @@ def run_script(
             process_group(trainer.device, timeout_seconds=trainer.timeout_seconds) as process,
             locked_run_dir(trainer, process),
         ):
+            check_parts(config.data.batch_size, trainer.micro_batches, process.world_size)  # before any image is read
             run(config, process)

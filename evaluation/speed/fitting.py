@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from common.errors import is_about_memory
 from common.machine import memory_limit
 from evaluation.speed.trials import Reading, Settings, Trial, made_up_patches
 from restoration.config import RestorerConfig
@@ -31,7 +32,6 @@ SPARE = 1.5  # the loader should be able to make this many times what the device
 LOADER_SECONDS = 1.0
 NUM_VALIDATIONS = 10
 ENDLESS = 10**6  # epochs
-MEMORY_MESSAGES = ("out of memory", "not enough memory", "can't allocate memory")
 
 Say = Callable[[str], None]
 
@@ -149,7 +149,7 @@ def within_memory(read: Callable[[], Reading]) -> Reading | None:
     try:
         return read()
     except RuntimeError as error:
-        if not any(message in str(error).lower() for message in MEMORY_MESSAGES):
+        if not is_about_memory(error):
             raise
         return None
     finally:

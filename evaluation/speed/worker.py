@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from common.errors import is_about_memory
 from common.machine import autocast, choose_precision, convolutions_tried_out, host_bytes
 from cqe.encoder import QualityEncoder
 from engine.compiling import compiled
@@ -29,7 +30,6 @@ from restoration.objective import RestorationObjective
 ROUND_SECONDS = 1.0  # a round repeats a shorter call
 MAX_CALLS = 100
 MATMUL_SIDE = {"cuda": 8192, "cpu": 1536}
-MEMORY_MESSAGES = ("out of memory", "not enough memory", "can't allocate memory")
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def main() -> None:
             runner = runner or Runner(case)
             answer = asdict(runner.round())
         except RuntimeError as error:
-            if not any(message in str(error).lower() for message in MEMORY_MESSAGES):
+            if not is_about_memory(error):
                 raise
             answer = {
                 "error": f"{case.kind} does not fit into the {case.device} memory: choose fewer or smaller images"

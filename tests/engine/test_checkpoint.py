@@ -52,6 +52,18 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(path: Path, monkeypa
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
 
 
+def test_a_file_that_does_not_fit_into_memory_is_not_called_damaged(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(OSError, match=r"checkpoint\.pt does not fit into memory; end other programs") as raised:
+        load_checkpoint(path, stage="cqe")
+    assert not isinstance(raised.value, DamagedFile)
+
+
 def test_a_changed_byte_is_found(path: Path) -> None:
     content = bytearray(path.read_bytes())
     place = content.index(STATE["module"]["w"].numpy().tobytes())

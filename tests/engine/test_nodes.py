@@ -110,7 +110,8 @@ def test_a_process_that_falls_silent_ends_all_within_the_limit(folder: Path) -> 
     assert all(status != 0 for status, _ in agents)
     lines = re.findall(r"node_worker\.py: error: .*", "\n".join(error for _, error in agents))
     assert any(
-        re.search(r"lost another one: .* did not answer for 5 s \(trainer\.timeout_seconds\)", line) for line in lines
+        re.search(r"lost another one: .* did not answer for 5 s \(in training: trainer\.timeout_seconds\)", line)
+        for line in lines
     )
     assert not any("Traceback" in line for line in lines)
 
