@@ -6,7 +6,7 @@ import logging
 from commands.arguments import add_common_options, add_set_options
 from commands.degradation_options import add_degradation_options, degradations
 from commands.outputs import check_outputs, report
-from commands.systems import JPEG, QUALITY, build_system, measure, restored_system
+from commands.systems import JPEG, QUALITY, build_system, measure, refuse_equal_names, restored_system
 from data.config import data_root
 from engine.distributed import Process, failing_together, process_group
 from evaluation.report import Section
@@ -59,6 +59,7 @@ def _measured(options: argparse.Namespace, process: Process) -> tuple[list[Secti
         systems = [restored_system(given, sets, asked) for given in dict.fromkeys(options.restored)]
     else:
         systems = [build_system(options.weights, options.channels, options)]
+    refuse_equal_names(systems)
     results = [measure(system, sets, asked, options.channels, options) for system in systems]
     content = results[0] if len(results) == 1 else {"measured": results}
     sections = [*map(tables.summarize, results), *double_jpeg.beside_published(results, asked)]

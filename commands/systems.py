@@ -42,6 +42,16 @@ class System(NamedTuple):
     sets: frozenset[str] | None = None
 
 
+def refuse_equal_names(systems: Sequence[System]) -> None:
+    """Raises ValueError if two systems have one name: their rows could not be told apart."""
+    names = [system.name for system in systems]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise ValueError(
+            f"two systems are called '{repeated}'; rename a file, or give --restored NAME=DIR another NAME"
+        )
+
+
 class Network(NamedTuple):
     """A restoration network on its device, the function that runs it, its name in the results, its provenance."""
 

@@ -7,7 +7,7 @@ from functools import partial
 from commands.arguments import add_cache_option, add_common_options, path_name
 from commands.outputs import check_outputs, report
 from commands.perceptual import add_perceptual_options, open_perceptual
-from commands.systems import JPEG, System, build_system, measure, published_for, restored_system
+from commands.systems import JPEG, System, build_system, measure, published_for, refuse_equal_names, restored_system
 from data.config import data_root
 from evaluation.scores import ablation, perceptual, protocol, tables
 from evaluation.scores.cache import cached
@@ -89,6 +89,7 @@ def _systems(
     systems += [
         restored_system(given, sets, qualities, may_lack_sets=True) for given in dict.fromkeys(options.restored)
     ]
+    refuse_equal_names(systems)
     return [(system, {}) for system in systems]
 
 

@@ -124,6 +124,10 @@ def test_images_of_one_set_are_enough_for_a_row(
     content = table(1, "--weights", "jpeg", "--restored", f"MWCNN={root / 'theirs'}")
     assert list(content["measured"][1]["results"]) == ["classic5"]
     assert "MWCNN: no images of live1" in capsys.readouterr().out
+    same = ["--restored", f"jpeg={root / 'theirs'}"]
+    assert "two systems are called 'jpeg'; rename" in refusal(
+        "table", 1, "--data-root", root, "--weights", "jpeg", *same
+    )
     (root / "theirs" / "classic5" / "30" / "c.png").unlink()
     assert "30/c.png is missing" in refusal("table", 1, "--data-root", root, "--restored", root / "theirs")
     assert "is missing" in refusal("table", 1, "--data-root", root, "--restored", root / "live1")
