@@ -10,6 +10,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -117,13 +118,17 @@ def _all_memory() -> str:
 
 
 def versions() -> dict[str, str]:
-    """The libraries whose versions can move a score: the codec, the metrics, the network."""
-    return {
+    """The libraries whose versions can move a score: the codec, the metrics, the networks."""
+    found = {
         "pillow": PIL.__version__,
         "numpy": np.__version__,
         "scikit_image": skimage.__version__,
         "torch": torch.__version__,
     }
+    for name in ("spandrel", "lpips", "torch_fidelity"):  # other systems' networks, Table 2; the rest runs without them
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def cpu_model() -> str:

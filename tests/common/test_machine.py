@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import spandrel
 import torch
 
 from common.machine import (
@@ -91,3 +92,4 @@ def test_the_memory_is_told_or_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_scores_name_the_library_that_computes_them() -> None:
     assert versions()["numpy"] == np.__version__
+    assert versions()["spandrel"] == spandrel.__version__  # its networks' scores follow it
