@@ -113,7 +113,8 @@ class HistoriesConfig:
         full_chroma_share: share of colour codings that are 4:4:4, 0..1.
         foreign_tables_share: share of codings with quantisation tables of other encoders than libjpeg, 0..1. They are
             drawn at random, and are about as coarse as libjpeg's at the quality drawn.
-        double_share: share of the coded patches that are coded twice, 0..1; the second time on another grid.
+        double_share: share of the coded patches that are coded twice, 0..1; before the second time, 0 to 7 rows and
+            columns are cut off.
         second_qualities: qualities of the second coding, in the form of data.qualities.
     """
 

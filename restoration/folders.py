@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from common.errors import is_about_memory
 from restoration.photos import Photo, has_color, read_photo, restore_photo, save_photo
 from restoration.tiling import TILE_PX
 
@@ -159,8 +160,7 @@ def _reason(error: Exception, tile_px: int) -> str:
     message = " ".join(str(error).split())
     if isinstance(error, torch.OutOfMemoryError):
         return f"no GPU memory left with tiles of {tile_px} pixels; use smaller tiles"
-    # torch raises a plain RuntimeError if main memory runs out.
-    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in message:
+    if is_about_memory(error):
         return f"not enough memory with tiles of {tile_px} pixels; use smaller tiles, or cut the picture into parts"
     if isinstance(error, (ValueError, OSError, FloatingPointError)):
         return message

@@ -8,11 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from evaluation.figures.crops import Crop
-from evaluation.figures.pictures import GAP_INCHES, TITLE_INCHES, WIDTH_INCHES, mark, place, show, title, write
+from evaluation.figures.pictures import GAP_INCHES, LETTERS, TITLE_INCHES, WIDTH_INCHES, mark, place, show, title, write
 from evaluation.plot_files import STYLE
 
 ORIGINAL = "original"
-LETTERS = "abcdefgh"
 
 
 class Shown(NamedTuple):

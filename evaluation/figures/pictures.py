@@ -9,6 +9,7 @@ from matplotlib.transforms import Transform
 
 from evaluation.figures.crops import Crop
 
+LETTERS = "abcdefgh"  # of the crops
 WIDTH_INCHES = 7.2  # width of the text on a printed page
 GAP_INCHES, TITLE_INCHES = 0.06, 0.34  # a title has two lines
 TITLE_POINTS, LEAST_POINTS = 8, 5

@@ -8,12 +8,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from evaluation.figures.crops import Crop
-from evaluation.figures.pictures import GAP_INCHES, WIDTH_INCHES, mark, place, show, title, write
+from evaluation.figures.pictures import GAP_INCHES, LETTERS, WIDTH_INCHES, mark, place, show, title, write
 from evaluation.plot_files import STYLE
 
 MAX_PHOTOS, MAX_SYSTEMS = 8, 3  # what a page has room for
 MIDDLE = 128  # the grey level that means: nothing was removed
-LETTERS = "abcdefgh"
 TITLE_INCHES = 0.2  # of one line
 
 

@@ -18,7 +18,7 @@ from evaluation.report import Section
 from evaluation.scores.image_sets import ImageSet
 from evaluation.scores.metrics import psnr
 from evaluation.scores.protocol import clean_cases, gain_of
-from restoration.fineness import FineLimits, Fineness
+from restoration.fineness import EVERY_IMAGE, FineLimits
 from restoration.tiling import as_batch, largest_change, restore_tensor
 
 QUALITIES = (10, 30, 50, 70, 80, 85, 88, 90, 92, 94, 96, 98, 100)
@@ -53,7 +53,7 @@ def measure(
     color_mode: str,
 ) -> Iterator[Outcome]:
     """Outcomes without limits. The limits that the restorer has are removed."""
-    restorer.fineness = Fineness(FineLimits(change=0))
+    restorer.fineness = EVERY_IMAGE
     total = sum(len(paths) for _, paths in sets) * len(qualities)
     for clean, case in tqdm(clean_cases(sets, qualities, color_mode), total=total, unit="image", disable=None):
         degraded = jpeg_roundtrip(clean, case.quality)
