@@ -1,18 +1,37 @@
 """`restore`: restores photos, in files and folders."""
 
 import argparse
+import math
 import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 
 from commands.arguments import add_device_options, path_name, positive
 from common.machine import autocast, choose_device, choose_precision
 from restoration.folders import PhotoRestorer, make_folder, plan, restore_files
+from restoration.photos import Photo, has_color
 from restoration.tiling import TILE_PX, check_tiles
 from restoration.weights import open_weights, published_names
 
-# If the colour network's file is missing, the gray network restores the luma of colour photos.
-RESTORE_WEIGHTS = {"gray": "fast_tiny_gray", "color": "fast_tiny_color"}
+
+class Candidate(NamedTuple):
+    """Published weights that `restore` chooses by itself.
+
+    Attributes:
+        name: of the weights.
+        max_megapixels: size of the largest photo for which they are chosen on a CPU. A GPU is fast enough for all.
+    """
+
+    name: str
+    max_megapixels: float = math.inf
+
+
+# The best first. Files that are missing are passed over. Without a colour network, luma networks restore colour photos.
+GRAY = (Candidate("fast_small_gray", 8), Candidate("fast_tiny_gray"))
+COLOR = (Candidate("fast_tiny_color"),)
+Chooser = Callable[[Photo], PhotoRestorer]
 ADD_PROBE = "add one: test.py probe --weights FILE --output NEW_FILE"
 HELP = "restore photos in files and folders, and write them as PNG"
 
@@ -22,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Restore photos. Prints `PHOTO: JPEG quality about Q +- S` for each. The encoder reads Q from the pixels; S is "
         "one standard error; near 100 there is no trace of JPEG. Where no progress bar is shown, it also prints "
-        "`PHOTO -> OUTPUT  WIDTHxHEIGHT  SECONDS  WHAT`."
+        "`PHOTO -> OUTPUT  WIDTHxHEIGHT  SECONDS  WHAT`; without --weights, WHAT names the network."
     )
     parser.add_argument(
         "inputs", nargs="+", type=path_name, metavar="IN", help="image file, or folder (with its sub-folders)"
@@ -37,8 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         metavar="NAME",
-        help=f"published weights or a file, for all photos (default: {RESTORE_WEIGHTS['color']} for colour photos, if "
-        f"it is there, {RESTORE_WEIGHTS['gray']} for all others); a luma network leaves the chroma as it is",
+        help="published weights or a file, for all photos; a luma network leaves the chroma as it is (default: "
+        f"{COLOR[0].name} for colour photos; for all others {GRAY[0].name}, or {GRAY[1].name} above "
+        f"{GRAY[0].max_megapixels} megapixels on a CPU)",
     )
     parser.add_argument(
         "--tile",
@@ -61,8 +81,7 @@ def run(options: argparse.Namespace) -> None:
         raise FileExistsError(f"{error} (--overwrite allows it)") from None
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
-    gray, color = [options.weights] * 2 if options.weights else default_weights()
-    opened = {name: open_restoring(name, device) for name in dict.fromkeys((gray, color))}
+    choose, opened = chosen_by_user(options.weights, device) if options.weights else chosen_by_size(device)
     make_folder(options.output)
     for name, restoring in opened.items():
         if restoring.read_quality is None:
@@ -71,15 +90,37 @@ def run(options: argparse.Namespace) -> None:
                 lacking = "no encoder: qualities are not read"
             print(f"{name} holds {lacking}", file=sys.stderr)
     with autocast(device, precision):
-        failures = restore_files(opened[gray], opened[color], jobs, tile_px=options.tile)
+        failures = restore_files(choose, jobs, tile_px=options.tile)
     if failures:
         raise ValueError(f"{len(failures)} of {len(jobs)} photos not restored: {'; '.join(failures)}")
 
 
-def default_weights() -> tuple[str, str]:
-    """Names of the default weights for gray photos and for colour photos."""
-    gray, color = RESTORE_WEIGHTS["gray"], RESTORE_WEIGHTS["color"]
-    return gray, color if color in published_names() else gray
+def chosen_by_user(weights: str, device: torch.device) -> tuple[Chooser, dict[str, PhotoRestorer]]:
+    """One network for all photos."""
+    restoring = open_restoring(weights, device)
+    return lambda photo: restoring, {weights: restoring}
+
+
+def chosen_by_size(device: torch.device) -> tuple[Chooser, dict[str, PhotoRestorer]]:
+    """For each photo the best of the shipped networks that restores photos of its size in reasonable time."""
+    published = published_names()
+    gray, color = ([one for one in kind if one.name in published] for kind in (GRAY, COLOR))
+    if not gray:
+        raise ValueError(f"weights/ holds no {' or '.join(one.name for one in GRAY)}; give --weights")
+    opened = {one.name: open_restoring(one.name, device)._replace(name=one.name) for one in (*gray, *color)}
+
+    def choose(photo: Photo) -> PhotoRestorer:
+        candidates = color if color and has_color(photo) else gray
+        return opened[best(candidates, photo.pixels.shape[:2], device).name]
+
+    return choose, opened
+
+
+def best(candidates: Sequence[Candidate], shape: tuple[int, int], device: torch.device) -> Candidate:
+    """The first candidate for a photo of shape (H, W); if it is too large for all on a CPU, the last one."""
+    megapixels = math.prod(shape) / 1e6
+    fitting = (one for one in candidates if device.type != "cpu" or megapixels <= one.max_megapixels)
+    return next(fitting, candidates[-1])
 
 
 def open_restoring(weights: str, device: torch.device) -> PhotoRestorer:

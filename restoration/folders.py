@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from common.errors import is_about_memory
-from restoration.photos import Photo, has_color, read_photo, restore_photo, save_photo
+from restoration.photos import Photo, read_photo, restore_photo, save_photo
 from restoration.tiling import TILE_PX
 
 PHOTO_SUFFIXES = (
@@ -40,10 +40,12 @@ class PhotoRestorer(NamedTuple):
     Attributes:
         restorer: a `Restorer` in eval mode. It runs on its device, in the precision of the surrounding autocast.
         read_quality: gives the quality of a photo and its standard error; if None, no quality is printed.
+        name: what the lines about photos call the network; if empty, they do not mention it.
     """
 
     restorer: nn.Module
     read_quality: QualityEstimator | None = None
+    name: str = ""
 
 
 def plan(inputs: Sequence[str | Path], output: str | Path, *, overwrite: bool = False) -> list[Job]:
@@ -98,7 +100,7 @@ def make_folder(folder: str | Path) -> None:
 
 
 def restore_files(
-    gray: PhotoRestorer, color: PhotoRestorer, jobs: Sequence[Job], *, tile_px: int = TILE_PX
+    choose: Callable[[Photo], PhotoRestorer], jobs: Sequence[Job], *, tile_px: int = TILE_PX
 ) -> list[str]:
     """Restore photos. If one fails, the others are still restored.
 
@@ -106,7 +108,7 @@ def restore_files(
     terminal; elsewhere, prints one more line per photo.
 
     Args:
-        gray, color: the networks for photos without and with colour; they may be the same.
+        choose: gives the network for a photo.
         jobs: from `plan`. The output folder exists.
         tile_px: see `restoration.tiling`.
 
@@ -118,7 +120,7 @@ def restore_files(
         for number, job in enumerate(jobs, start=1):
             bar.set_description_str(job.source.name)
             try:
-                done = _restore(gray, color, job, bar, tile_px=tile_px)
+                done = _restore(choose, job, bar, tile_px=tile_px)
             # Any error, even an unexpected one, must not stop the other photos.
             except Exception as error:
                 message = _reason(error, tile_px)
@@ -130,11 +132,13 @@ def restore_files(
     return failures
 
 
-def _restore(gray: PhotoRestorer, color: PhotoRestorer, job: Job, bar: tqdm, *, tile_px: int) -> str:
+def _restore(choose: Callable[[Photo], PhotoRestorer], job: Job, bar: tqdm, *, tile_px: int) -> str:
     """Restore and write one photo, and return a line about it. Nothing of the photo stays in memory."""
     started = time.perf_counter()
     photo = read_photo(job.source)
-    restorer, read_quality = color if has_color(photo) else gray
+    restorer, read_quality, name = choose(photo)
+    by = f", by {name}" if name else ""
+    bar.set_description_str(f"{job.source.name}{by}")
     if read_quality is not None:
         quality, spread = read_quality(photo.pixels)
         reading = f"JPEG quality about {quality:.0f} +- {max(spread, 1):.0f}"
@@ -143,7 +147,7 @@ def _restore(gray: PhotoRestorer, color: PhotoRestorer, job: Job, bar: tqdm, *, 
     save_photo(photo, job.target)
     height, width = photo.pixels.shape[:2]
     seconds, what = time.perf_counter() - started, _described(photo, restorer.channels)
-    return f"{job.source} -> {job.target}  {width}x{height}  {seconds:.1f} s  {what}"
+    return f"{job.source} -> {job.target}  {width}x{height}  {seconds:.1f} s  {what}{by}"
 
 
 def _say(line: str, bar: tqdm) -> None:

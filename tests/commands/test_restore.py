@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from commands.restore import GRAY, best
 from cqe.quality import QualityProbe, QualityReader
 from restoration.photos import read_photo
 from restoration.weights import open_weights
@@ -154,9 +155,37 @@ def test_without_weights_each_photo_gets_the_network_for_its_kind(
     gray, color = photo(tmp_path / "gray.png", 9, 12), photo(tmp_path / "color.png", 9, 12, 3)
     program.run("restore", str(gray), str(color), "--output", str(tmp_path / "out"), "--device", "cpu")
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"{gray}: JPEG quality about 20 +- 6" and lines[1].endswith(" s  gray")
+    assert lines[0] == f"{gray}: JPEG quality about 20 +- 6" and lines[1].endswith(" s  gray, by fast_tiny_gray")
     assert lines[2] == f"{color}: JPEG quality about {70 if has_color_network else 20} +- 6"
-    assert lines[3].endswith(" s  colour" if has_color_network else "luma restored, chroma as it was")
+    by_color, by_luma = " s  colour, by fast_tiny_color", "luma restored, chroma as it was, by fast_tiny_gray"
+    assert lines[3].endswith(by_color if has_color_network else by_luma)
+
+
+def test_without_weights_a_large_photo_gets_the_faster_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    for candidate in GRAY:
+        save_constant(folder / f"{candidate.name}.safetensors", channels=1, reading=20)
+    monkeypatch.setattr("restoration.weights.WEIGHTS_DIR", folder)
+    monkeypatch.setattr("commands.restore.GRAY", (GRAY[0]._replace(max_megapixels=1e-4), GRAY[1]))
+    photos = [photo(tmp_path / "fits.png", 10, 10), photo(tmp_path / "large.png", 10, 11)]
+    program.run("restore", *photos, "--output", tmp_path / "out", "--device", "cpu")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rpartition(", by ")[2] for line in lines[1::2]] == ["fast_small_gray", "fast_tiny_gray"]
+
+
+def test_a_gpu_takes_the_best_network_for_all_sizes() -> None:
+    shape = (100_000, 100_000)
+    assert best(GRAY, shape, torch.device("cuda")) is GRAY[0] and best(GRAY, shape, torch.device("cpu")) is GRAY[-1]
+    assert best(GRAY[:1], shape, torch.device("cpu")) is GRAY[0]  # there is no other
+
+
+def test_missing_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Callable) -> None:
+    monkeypatch.setattr("restoration.weights.WEIGHTS_DIR", tmp_path)
+    line = refusal("restore", photo(tmp_path / "a.png", 9, 12), "--output", tmp_path / "out", "--device", "cpu")
+    assert line == "test.py: error: weights/ holds no fast_small_gray or fast_tiny_gray; give --weights\n"
 
 
 @pytest.mark.parametrize("is_terminal", [False, True])

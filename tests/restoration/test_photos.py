@@ -174,7 +174,7 @@ def test_values_are_clipped_not_wrapped() -> None:
 def test_a_network_that_diverges_writes_nothing(tmp_path: Path) -> None:
     source = save(tmp_path / "a.png", noise(8, 8))
     diverging = PhotoRestorer(Add(float("nan")))
-    failures = restore_files(diverging, diverging, plan([source], tmp_path / "out"))
+    failures = restore_files(lambda photo: diverging, plan([source], tmp_path / "out"))
     assert failures == [f"{source}: the network's output is not finite; try float32 precision, or other weights"]
     assert not (tmp_path / "out").exists()
 
@@ -204,7 +204,7 @@ def test_whatever_happens_to_a_photo_the_others_are_restored(tmp_path: Path, err
 
     sources = [save(tmp_path / f"{name}.png", noise(8, width)) for name, width in (("a", 8), ("b", 9), ("c", 10))]
     failing = PhotoRestorer(Failing())
-    failures = restore_files(failing, failing, plan(sources, tmp_path / "out"))
+    failures = restore_files(lambda photo: failing, plan(sources, tmp_path / "out"))
     line = Failing.forward.__code__.co_firstlineno + 2
     assert failures == [f"{sources[1]}: {reason.format(line=line)}"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
@@ -217,7 +217,7 @@ def test_ctrl_c_still_ends_the_work(tmp_path: Path) -> None:
 
     source = save(tmp_path / "a.png", noise(8, 8))
     with pytest.raises(KeyboardInterrupt):
-        restore_files(PhotoRestorer(Stopped()), PhotoRestorer(Stopped()), plan([source], tmp_path / "out"))
+        restore_files(lambda photo: PhotoRestorer(Stopped()), plan([source], tmp_path / "out"))
 
 
 def test_a_picture_for_which_there_is_no_memory_is_refused_before_it_is_decoded(
@@ -237,7 +237,7 @@ def test_a_picture_for_which_there_is_no_memory_is_refused_before_it_is_decoded(
 
     monkeypatch.setattr(machine, "MEMINFO", meminfo)
     monkeypatch.setattr(machine, "CGROUP", group)
-    failures = restore_files(PhotoRestorer(Add()), PhotoRestorer(Add()), plan([large, small], tmp_path / "out"))
+    failures = restore_files(lambda photo: PhotoRestorer(Add()), plan([large, small], tmp_path / "out"))
     assert len(failures) == 1 and "b.png has 250x400 pixels" in failures[0]
     assert (tmp_path / "out" / "a.png").is_file()
     meminfo.write_text("MemAvailable: 9999999 kB\nSwapFree: 0 kB\n")
@@ -265,8 +265,9 @@ def test_each_photo_goes_to_the_network_for_its_kind(tmp_path: Path) -> None:
     photos = {"gray": gray, "gray_as_rgb": np.dstack([gray] * 3), "almost": almost, "color": noise(8, 9, 3) // 2}
     assert [has_color(Photo(pixels, None, {})) for pixels in photos.values()] == [False, False, True, True]
     sources = [save(tmp_path / f"{name}.png", pixels) for name, pixels in photos.items()]
-    networks = PhotoRestorer(Add(10 / 255)), PhotoRestorer(Add(20 / 255, channels=3))
-    assert restore_files(*networks, plan(sources, tmp_path / "out")) == []
+    for_gray, for_color = PhotoRestorer(Add(10 / 255)), PhotoRestorer(Add(20 / 255, channels=3))
+    jobs = plan(sources, tmp_path / "out")
+    assert restore_files(lambda photo: for_color if has_color(photo) else for_gray, jobs) == []
     for (name, pixels), added in zip(photos.items(), (10, 10, 20, 20), strict=True):
         with Image.open(tmp_path / "out" / f"{name}.png") as written:
             np.testing.assert_array_equal(np.array(written), pixels + added)
@@ -314,7 +315,7 @@ def test_a_resolution_that_png_cannot_keep_is_dropped(
         opened.load()
         expected = np.array(opened)
     restoring = PhotoRestorer(Add())
-    assert restore_files(restoring, restoring, plan([bad, good], tmp_path / "out")) == []
+    assert restore_files(lambda photo: restoring, plan([bad, good], tmp_path / "out")) == []
     with Image.open(tmp_path / "out" / "bad.png") as opened:
         np.testing.assert_array_equal(np.array(opened), expected)
         assert opened.info.get("dpi", (72, 72)) == pytest.approx((72, 72), abs=0.01)  # Pillow's own where EXIF has none
