@@ -114,7 +114,7 @@ class HistoriesConfig:
         foreign_tables_share: share of codings with quantisation tables of other encoders than libjpeg, 0..1. They are
             drawn at random, and are about as coarse as libjpeg's at the quality drawn.
         double_share: share of the coded patches that are coded twice, 0..1; before the second time, 0 to 7 rows and
-            columns are cut off.
+            columns are cut off, in colour 0 to 15.
         second_qualities: qualities of the second coding, in the form of data.qualities.
     """
 

@@ -110,9 +110,14 @@ class Patches(Dataset):
 
     def _shift(self, shape: tuple[int, ...], rng: np.random.Generator) -> tuple[int, int]:
         """Rows and columns to cut off an image before it is coded again, so that a patch is left."""
-        size = self.config.patch_size_px
-        rows, columns = (int(rng.integers(min(LUMA_UNIT_PX, side - size + 1))) for side in shape[:2])
+        size, unit = self.config.patch_size_px, self._unit_px
+        rows, columns = (int(rng.integers(min(unit, side - size + 1))) for side in shape[:2])
         return rows, columns
+
+    @property
+    def _unit_px(self) -> int:
+        """Period of the coding's grid."""
+        return LUMA_UNIT_PX if self.config.channels == 1 else COLOR_UNIT_PX
 
     def _cut(self, image: SymmetryView, box: Box, is_full_range: bool) -> np.ndarray:
         """The pixels of a part of the image that get coded: (H, W) luma, or (H, W, 3)."""
@@ -121,8 +126,7 @@ class Patches(Dataset):
 
     def _place(self, shape: tuple[int, ...], rng: np.random.Generator) -> Box:
         size = self.config.patch_size_px
-        unit = LUMA_UNIT_PX if self.config.channels == 1 else COLOR_UNIT_PX
-        step = unit if rng.random() < self.config.aligned_share else 1
+        step = self._unit_px if rng.random() < self.config.aligned_share else 1
         top, left = (int(rng.integers((side - size) // step + 1)) * step for side in shape[:2])
         return Box(top, left, size, size)
 

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from engine.stage import Stage
 
 logger = logging.getLogger(__name__)
 
+PARTS = "trainer.micro_batches"  # with BatchNorm it must not change: it normalises each part by itself
 # What may change when a run is resumed: where files are, how often they are written, how long the run is, in how many
 # parts a batch is computed (the machine may have less memory). All else must stay, or the run would not be the one that
 # its config describes.
@@ -28,7 +29,7 @@ FREE_ON_RESUME = {
     "trainer.run_dir", "trainer.resume", "trainer.dry_run", "trainer.device",
     "trainer.epochs", "trainer.max_steps", "trainer.max_minutes",
     "trainer.log_every_steps", "trainer.validate_every_steps", "trainer.save_every_steps", "trainer.save_every_minutes",
-    "trainer.keep_checkpoints", "trainer.timeout_seconds", "trainer.compile", "trainer.micro_batches",
+    "trainer.keep_checkpoints", "trainer.timeout_seconds", "trainer.compile", PARTS,
 }  # fmt: skip
 SCORELESS = {"validation.num_pictures"}  # what may change in `validation` without another score or duration
 
@@ -70,7 +71,8 @@ def _find_checkpoint(config: Any, stage: str) -> Checkpoint | None:
     missing = {"config", "progress", "module", "optimizer", "average", "torch_rng"} - state.keys()
     if missing:
         raise ValueError(f"{path} lacks '{min(missing)}': it is no complete training checkpoint")
-    changed = refuse_changes(state["config"], config, path)
+    has_batch_norm = any(name.endswith("running_mean") for name in state["module"])
+    changed = refuse_changes(state["config"], config, path, fixed={PARTS} if has_batch_norm else ())
     for key in ("encoder", "initial_weights"):
         before, now = state["config"].get(key), getattr(config, key, None)
         if before != now:
@@ -168,14 +170,18 @@ class TrainingState:
         return next(self.stage.module.parameters()).device
 
 
-def refuse_changes(saved: dict, config: Any, path: Path) -> list[str]:
-    """Keys of the validation that changed since the checkpoint. Raises ValueError if one changed that must not."""
+def refuse_changes(saved: dict, config: Any, path: Path, *, fixed: Collection[str] = ()) -> list[str]:
+    """Keys of the validation that changed since the checkpoint.
+
+    Raises:
+        ValueError: if a key changed that must not: one that is not in `FREE_ON_RESUME`, or one that is `fixed`.
+    """
     # An older version did what a key's default says, where it did not have the key yet.
     before = dict(_flat(defaults(config))) | dict(_flat(saved))
     now = dict(_flat(to_dict(config)))
     changed = [key for key in sorted(before) if before[key] != now.get(key)]
     for key in changed:
-        if key not in FREE_ON_RESUME and not key.startswith("validation."):
+        if key in fixed or key not in FREE_ON_RESUME and not key.startswith("validation."):
             raise ValueError(
                 f"{path} was trained with {key} {before[key]}, now it is {now.get(key)}: "
                 f"resume with the same config, or start another trainer.run_dir"

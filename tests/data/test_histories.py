@@ -1,6 +1,7 @@
 """Stage 2's patches with a history: uncoded, by other encoders, coded twice. Each is a patch of a whole image."""
 
 import io
+import itertools
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -92,16 +93,19 @@ def test_shares_are_shares(store: PixelStore, spied: list, share: float) -> None
         assert not any(counts.values())
 
 
-def test_the_second_coding_has_qualities_and_shifts_of_its_own(store: PixelStore, spied: list) -> None:
+@pytest.mark.parametrize(("channels", "period"), [(1, 8), (3, 16)])  # in colour, chroma blocks are 16 pixels wide
+def test_the_second_coding_has_qualities_and_shifts_of_its_own(
+    channels: int, period: int, store: PixelStore, spied: list
+) -> None:
     histories = HistoriesConfig(double_share=1, second_qualities=[90, 92])
-    dataset = RestorationPatches([store], settings(qualities=[10]), histories, seed=0)
-    for epoch in range(300):
+    dataset = RestorationPatches([store], settings(qualities=[10], channels=channels), histories, seed=0)
+    for epoch in range(300 if channels == 1 else 2000):
         dataset[epoch, 0]
     assert {(first.quality, first.shift, second.quality) for first, second in spied} == {
         (10, (0, 0), 90),
         (10, (0, 0), 92),
     }
-    assert {second.shift for _, second in spied} == {(row, column) for row in range(8) for column in range(8)}
+    assert {second.shift for _, second in spied} == set(itertools.product(range(period), repeat=2))
 
 
 def test_an_image_of_the_size_of_a_patch_is_coded_twice_without_a_shift(tmp_path: Path, spied: list) -> None:

@@ -584,6 +584,12 @@ def test_a_checkpoint_from_before_an_option_goes_on_with_its_default_only(tmp_pa
     assert saved(tmp_path)["progress"]["step"] == NUM_STEPS
 
 
+def test_a_batch_may_be_computed_in_other_parts_by_resuming(tmp_path: Path) -> None:
+    run(tmp_path, LineStage(), max_steps=3)
+    run(tmp_path, LineStage(), micro_batches=2, resume=True)
+    assert saved(tmp_path)["progress"]["step"] == NUM_STEPS
+
+
 def test_a_checkpoint_of_another_network_is_named(tmp_path: Path) -> None:
     run(tmp_path, LineStage())
     stage = LineStage()
