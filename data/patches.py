@@ -3,6 +3,7 @@
 A sample depends on (seed, epoch, index) alone. So workers, ranks and restarts do not change the stream of samples.
 """
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -63,6 +64,11 @@ class Patches(Dataset):
         epoch, index = position
         store, image_index = self.images[self._order_of(epoch)[index]]
         return store.file_of(image_index)
+
+    def fingerprint(self) -> str:
+        """A hash of the images' names and sizes, in their order."""
+        facts = [(store.file_of(index), tuple(map(int, store.shapes[index]))) for store, index in self.images]
+        return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     def _start(self, epoch: int, index: int) -> tuple[SymmetryView, int, np.random.Generator]:
         """The sample's image (one symmetry of it), its quality, and its random generator."""

@@ -40,6 +40,7 @@ def train(
     process: Process,
     checkpoint: Checkpoint | None,
     files_of: Callable[[int], Sequence[str]] = lambda step: (),
+    images: str = "",
 ) -> dict[str, float]:
     """Train a stage to the end of its schedule; returns the last validation's metrics.
 
@@ -54,9 +55,11 @@ def train(
         process: this process.
         checkpoint: what `find_checkpoint` found; the run goes on from it. None: it starts from the beginning.
         files_of: step -> the images that this rank's samples of it are cut from, for error messages.
+        images: fingerprint of the training images; a run goes on with the same ones.
 
     Raises:
-        ValueError: if the batch does not divide into equal parts, or does not fit into the GPU's memory.
+        ValueError: if the batch does not divide into equal parts, or does not fit into the GPU's memory; or if the
+            checkpoint is of other networks or images.
         FloatingPointError: if a loss or gradient is not finite, before the update; names step, term and images.
         ChildProcessError: if a worker of the loader was killed.
         Stopped: if a signal stopped the run before its end; everything is saved.
@@ -65,6 +68,7 @@ def train(
     num_steps = config.trainer.max_steps or config.trainer.epochs * steps_per_epoch
     training = Training(stage, num_steps=num_steps, batch_size=batch_size, config=config, process=process)
     training.guard.files_of = files_of
+    training.state.images = images
     if checkpoint:
         training.state.resume(checkpoint)
     loader = make_loader(training.progress.step, num_steps)
@@ -214,7 +218,9 @@ class Training:
         self.progress.is_validating = False
         self._save()
         wait_for_all()
-        self.progress.validation_seconds = max(self.progress.validation_seconds, self._look_at_clock() - started)
+        seconds = self._look_at_clock() - started
+        self.progress.validation_seconds = max(self.progress.validation_seconds, seconds)
+        self.meter.leave_out(seconds)
         return metrics
 
     def _measured(self, kept: nn.Module) -> dict[str, float]:

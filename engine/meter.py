@@ -42,6 +42,10 @@ class Meter:
             self._num_steps += 1
             yield batch
 
+    def leave_out(self, seconds: float) -> None:
+        """Do not count this time, which a validation took, in the next reading."""
+        self._since += seconds
+
     def read(self) -> dict[str, float]:
         """What was measured since the last reading, and the peak of memory so far."""
         seconds = max(time.perf_counter() - self._since, 1e-9)

@@ -116,12 +116,16 @@ class Progress:
 
 @dataclass
 class TrainingState:
-    """All that changes while a stage trains, and so all that a checkpoint must hold."""
+    """All that changes while a stage trains, and so all that a checkpoint must hold.
+
+    `images` is the fingerprint of the training images: with others, a resumed run would draw other samples.
+    """
 
     stage: Stage
     optimizer: torch.optim.Optimizer
     average: ExponentialMovingAverage | None
     progress: Progress
+    images: str = ""
 
     def to_checkpoint(self, config: Any) -> dict:
         """Tensors and plain containers. The config is compared when the run is resumed."""
@@ -131,6 +135,7 @@ class TrainingState:
             "config": to_dict(config),
             "progress": vars(self.progress),
             "device": device_name(self.device),
+            "images": self.images,
             "module": self.stage.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average else None,
@@ -141,9 +146,14 @@ class TrainingState:
         """Go on from a checkpoint.
 
         Raises:
-            ValueError: if it does not fit the networks.
+            ValueError: if it does not fit the networks, or is of other training images.
         """
         state = checkpoint.state
+        if state.get("images", self.images) != self.images:  # older files do not have it
+            raise ValueError(
+                f"{checkpoint.path} was trained on other images than data.train holds now: bring those back, or start "
+                f"another trainer.run_dir"
+            )
         try:
             self.stage.module.load_state_dict(state["module"])
             for group in state["optimizer"]["param_groups"]:

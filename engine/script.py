@@ -36,6 +36,9 @@ class TrainingSet(Protocol):
     def file_of(self, position: tuple[int, int]) -> str:
         """Set and file name of the image that a sample is cut from."""
 
+    def fingerprint(self) -> str:
+        """The same for all datasets of these images, and for no others."""
+
 
 class DataRunConfig(RunConfig, Protocol):
     """A configuration whose section `data` says how batches are made."""
@@ -88,6 +91,7 @@ def train_on(
         process=process,
         checkpoint=checkpoint,
         files_of=files_of,
+        images=dataset.fingerprint(),
     )
 
 

@@ -123,6 +123,16 @@ def test_a_sample_follows_from_seed_epoch_and_index_alone(pack: Pack) -> None:
         assert any(not torch.equal(torch.as_tensor(other[key]), torch.as_tensor(asked[0, 0][key])) for key in other)
 
 
+def test_a_fingerprint_is_that_of_the_images_and_their_order(pack: Pack) -> None:
+    def fingerprint(*stores: PixelStore) -> str:
+        return Patches(stores, settings(), seed=0).fingerprint()
+
+    whole = pack(*three_images())
+    part = whole.first(2)
+    assert fingerprint(whole) == fingerprint(whole)
+    assert len({fingerprint(whole), fingerprint(part), fingerprint(whole, part), fingerprint(part, whole)}) == 4
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_stream_is_that_of_plain_draws_in_a_fixed_order(pack: Pack, channels: int) -> None:
     """Runs go on from checkpoints of earlier versions: order, symmetry, quality, range, place are drawn like this."""

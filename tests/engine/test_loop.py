@@ -70,7 +70,13 @@ class Batches:
 
 
 def run(
-    tmp_path: Path, stage: LineStage, batches: Batches | None = None, *, optim: dict | None = None, **trainer
+    tmp_path: Path,
+    stage: LineStage,
+    batches: Batches | None = None,
+    *,
+    optim: dict | None = None,
+    images: str = "",
+    **trainer,
 ) -> dict[str, float]:
     settings = {"run_dir": str(tmp_path / "run"), "max_steps": NUM_STEPS, "device": "cpu", "precision": "float32"}
     config = Config(TrainerConfig(**settings | trainer), OptimConfig(**optim or {}))
@@ -82,6 +88,7 @@ def run(
         config=config,
         process=ALONE,
         checkpoint=find_checkpoint(config, stage="line"),
+        images=images,
     )
 
 
@@ -390,7 +397,7 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
     run(tmp_path / "parts", LineStage(), **settings, resume=True)
     whole, parts = saved(tmp_path / "whole"), saved(tmp_path / "parts")
     for state in (whole, parts):
-        del state["stage"], state["config"], state["device"]
+        del state["stage"], state["config"], state["device"], state["images"]
         del state["progress"]["elapsed_seconds"], state["progress"]["validation_seconds"]
     torch.testing.assert_close(parts, whole, rtol=0, atol=0)
 
@@ -581,6 +588,21 @@ def test_a_checkpoint_from_before_an_option_goes_on_with_its_default_only(tmp_pa
     with pytest.raises(ValueError, match=r"checkpoint_\d+\.pt was trained with optim\.name adam, now it is adamw"):
         run(tmp_path, LineStage(), optim={"name": "adamw"}, resume=True)
     run(tmp_path, LineStage(), resume=True)
+    assert saved(tmp_path)["progress"]["step"] == NUM_STEPS
+
+
+def test_a_run_goes_on_with_its_own_images_only(tmp_path: Path) -> None:
+    run(tmp_path, LineStage(), max_steps=3, images="cats")
+    with pytest.raises(
+        ValueError, match=r"checkpoint_\d+\.pt was trained on other images than data\.train holds now: "
+    ):
+        run(tmp_path, LineStage(), images="dogs", resume=True)
+    assert saved(tmp_path)["progress"]["step"] == 3
+    run(tmp_path, LineStage(), max_steps=4, images="cats", resume=True)
+    state = saved(tmp_path)
+    del state["images"]  # as older versions wrote it
+    change_saved(tmp_path, state)
+    run(tmp_path, LineStage(), images="dogs", resume=True)
     assert saved(tmp_path)["progress"]["step"] == NUM_STEPS
 
 

@@ -84,10 +84,15 @@ def test_batches_are_pinned_where_the_placement_says_so(monkeypatch: pytest.Monk
         data = type("Data", (), {"batch_size": 2, "num_workers": 0})
 
     config = Data(TrainerConfig(run_dir="run"), OptimConfig())
+
+    class Images(list):
+        def fingerprint(self) -> str:
+            return ""
+
     for placement, expected in ((Placement, False), (Recording, True)):
         monkeypatch.setattr(engine.script, "Placement", placement)
         process = Process(0, 1, CPU)
-        engine.script.train_on(LineStage(), [0, 1], config=config, process=process, checkpoint=None)
+        engine.script.train_on(LineStage(), Images([0, 1]), config=config, process=process, checkpoint=None)
         assert found["pin_memory"] is expected
 
 

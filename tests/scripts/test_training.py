@@ -216,7 +216,7 @@ def test_a_checkpoint_from_before_it_held_the_encoder_goes_on_with_the_file(
         stop_at(1, context)
         assert script("restorer", given)[0] == 143
     path, state = read_newest(tmp_path / "run", stage="restorer")
-    del state["context"], state["device"]
+    del state["context"], state["device"], state["images"]
     path.unlink()
     save_checkpoint(tmp_path / "run" / "checkpoint.pt", state)
     assert script("restorer", given, "--resume")[0] == 0
