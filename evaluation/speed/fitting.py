@@ -58,7 +58,7 @@ class Fit:
         """The keys to lay over the configuration, for a training that these minutes alone end."""
         num_steps = 60 * minutes * self.steps_per_second
         every = {"validate_every_steps": max(round(num_steps / NUM_VALIDATIONS), 1)}
-        length = {"epochs": ENDLESS, "max_steps": None}
+        length = {"epochs": ENDLESS, "max_steps": None, "micro_batches": 1}  # whole batches were tried
         sizes = {"batch_size": self.batch_size, "patch_size_px": self.patch_size_px, "num_workers": self.num_workers}
         return {"data": sizes, "trainer": asdict(self.settings) | every | length}
 

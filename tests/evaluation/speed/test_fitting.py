@@ -239,7 +239,7 @@ def test_the_overlay_validates_ten_times() -> None:
     assert overlay["data"] == {"batch_size": 32, "patch_size_px": 256, "num_workers": 15}
     assert overlay["trainer"] == {
         "precision": "bfloat16", "channels_last": True, "compile": False, "validate_every_steps": 3000,
-        "epochs": 1_000_000, "max_steps": None,
+        "epochs": 1_000_000, "max_steps": None, "micro_batches": 1,
     }  # fmt: skip
 
 
