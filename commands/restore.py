@@ -3,14 +3,14 @@
 import argparse
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 
 from commands.arguments import add_device_options, path_name, positive
 from common.machine import autocast, choose_device, choose_precision
-from restoration.folders import PhotoRestorer, make_folder, plan, restore_files
+from restoration.folders import Chooser, PhotoRestorer, make_folder, plan, restore_files
 from restoration.photos import Photo, has_color
 from restoration.tiling import TILE_PX, check_tiles
 from restoration.weights import open_weights, published_names
@@ -21,7 +21,7 @@ class Candidate(NamedTuple):
 
     Attributes:
         name: of the weights.
-        max_megapixels: size of the largest photo for which they are chosen on a CPU. A GPU is fast enough for all.
+        max_megapixels: size of the largest photo for which they are chosen on a CPU. A GPU takes the first for all.
     """
 
     name: str
@@ -31,7 +31,6 @@ class Candidate(NamedTuple):
 # The best first. Files that are missing are passed over. Without a colour network, luma networks restore colour photos.
 GRAY = (Candidate("fast_small_gray", 8), Candidate("fast_tiny_gray"))
 COLOR = (Candidate("fast_tiny_color"),)
-Chooser = Callable[[Photo], PhotoRestorer]
 ADD_PROBE = "add one: test.py probe --weights FILE --output NEW_FILE"
 HELP = "restore photos in files and folders, and write them as PNG"
 
@@ -81,7 +80,7 @@ def run(options: argparse.Namespace) -> None:
         raise FileExistsError(f"{error} (--overwrite allows it)") from None
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
-    choose, opened = chosen_by_user(options.weights, device) if options.weights else chosen_by_size(device)
+    choose, opened = choose_always(options.weights, device) if options.weights else choose_by_photo(device)
     make_folder(options.output)
     for name, restoring in opened.items():
         if restoring.read_quality is None:
@@ -95,32 +94,33 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"{len(failures)} of {len(jobs)} photos not restored: {'; '.join(failures)}")
 
 
-def chosen_by_user(weights: str, device: torch.device) -> tuple[Chooser, dict[str, PhotoRestorer]]:
+def choose_always(weights: str, device: torch.device) -> tuple[Chooser, dict[str, PhotoRestorer]]:
     """One network for all photos."""
     restoring = open_restoring(weights, device)
     return lambda photo: restoring, {weights: restoring}
 
 
-def chosen_by_size(device: torch.device) -> tuple[Chooser, dict[str, PhotoRestorer]]:
-    """For each photo the best of the shipped networks that restores photos of its size in reasonable time."""
+def choose_by_photo(device: torch.device) -> tuple[Chooser, dict[str, PhotoRestorer]]:
+    """For each photo the best of the shipped networks for its kind and size."""
     published = published_names()
     gray, color = ([one for one in kind if one.name in published] for kind in (GRAY, COLOR))
     if not gray:
-        raise ValueError(f"weights/ holds no {' or '.join(one.name for one in GRAY)}; give --weights")
+        raise FileNotFoundError(f"weights/ holds no {' or '.join(one.name for one in GRAY)}; give --weights")
+    if device.type != "cpu":
+        gray, color = gray[:1], color[:1]
     opened = {one.name: open_restoring(one.name, device)._replace(name=one.name) for one in (*gray, *color)}
 
     def choose(photo: Photo) -> PhotoRestorer:
         candidates = color if color and has_color(photo) else gray
-        return opened[best(candidates, photo.pixels.shape[:2], device).name]
+        return opened[best_of(candidates, photo.pixels.shape[:2]).name]
 
     return choose, opened
 
 
-def best(candidates: Sequence[Candidate], shape: tuple[int, int], device: torch.device) -> Candidate:
-    """The first candidate for a photo of shape (H, W); if it is too large for all on a CPU, the last one."""
+def best_of(candidates: Sequence[Candidate], shape: tuple[int, int]) -> Candidate:
+    """The first candidate for a photo of shape (H, W); if the photo is too large for all, the last one."""
     megapixels = math.prod(shape) / 1e6
-    fitting = (one for one in candidates if device.type != "cpu" or megapixels <= one.max_megapixels)
-    return next(fitting, candidates[-1])
+    return next((one for one in candidates if megapixels <= one.max_megapixels), candidates[-1])
 
 
 def open_restoring(weights: str, device: torch.device) -> PhotoRestorer:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data.augment import SymmetryView
 from data.config import DataConfig, PairsConfig, expand_qualities
-from data.jpeg import COLOR_UNIT_PX, Box, jpeg_roundtrip
+from data.jpeg import COLOR_UNIT_PX, LUMA_UNIT_PX, Box, jpeg_roundtrip
 from data.patches import Patches, as_planes
 from data.recompression import double_jpeg, resized
 from data.store import PixelStore
@@ -74,7 +74,7 @@ class ContrastivePatches(Patches):
     def _doubled(self, image: SymmetryView, quality: int, is_full_range: bool, rng: np.random.Generator) -> Tensor:
         size = self.config.patch_size_px
         region = self._region(image, size + MARGIN_PX, is_full_range, rng)
-        shift = self._shift(region.shape, rng)
+        shift = self._shift(region.shape, rng, below=LUMA_UNIT_PX)  # in colour as well, as `represent` measures
         second = self._draw(self.second_qualities, rng)
         return self._anywhere(double_jpeg(jpeg_roundtrip(region, quality), second, shift=shift), rng)
 

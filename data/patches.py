@@ -66,9 +66,8 @@ class Patches(Dataset):
         return store.file_of(image_index)
 
     def fingerprint(self) -> str:
-        """A hash of the images' names and sizes, in their order."""
-        facts = [(store.file_of(index), tuple(map(int, store.shapes[index]))) for store, index in self.images]
-        return hashlib.sha256(repr(facts).encode()).hexdigest()
+        """A hash of the images' file names, in their order. Folders do not count: the images may have moved."""
+        return hashlib.sha256(repr([store.names[index] for store, index in self.images]).encode()).hexdigest()
 
     def _start(self, epoch: int, index: int) -> tuple[SymmetryView, int, np.random.Generator]:
         """The sample's image (one symmetry of it), its quality, and its random generator."""
@@ -114,10 +113,10 @@ class Patches(Dataset):
         degraded, clean = coded_part(lambda part: self._cut(image, part, is_full_range), seen, box, codings)
         return as_planes(degraded), as_planes(clean)
 
-    def _shift(self, shape: tuple[int, ...], rng: np.random.Generator) -> tuple[int, int]:
+    def _shift(self, shape: tuple[int, ...], rng: np.random.Generator, *, below: int) -> tuple[int, int]:
         """Rows and columns to cut off an image before it is coded again, so that a patch is left."""
-        size, unit = self.config.patch_size_px, self._unit_px
-        rows, columns = (int(rng.integers(min(unit, side - size + 1))) for side in shape[:2])
+        size = self.config.patch_size_px
+        rows, columns = (int(rng.integers(min(below, side - size + 1))) for side in shape[:2])
         return rows, columns
 
     @property
@@ -186,7 +185,7 @@ class RestorationPatches(Patches):
             return []
         codings = [self._encoder(Coding(quality), rng)]
         if rng.random() < self.histories.double_share:
-            second = Coding(self._draw(self.second_qualities, rng), shift=self._shift(shape, rng))
+            second = Coding(self._draw(self.second_qualities, rng), shift=self._shift(shape, rng, below=self._unit_px))
             codings.append(self._encoder(second, rng))
         return codings
 

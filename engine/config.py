@@ -93,7 +93,7 @@ class TrainerConfig:
         device: "auto" (CUDA where there is one), "cuda" or "cpu".
         precision: "bfloat16" (autocast), "float32", or "auto": bfloat16 where the device has instructions for it.
         micro_batches: parts in which each process computes its share of a batch, one after the other. More parts need
-            less memory; their gradients are added up to those of the whole batch.
+            less memory; their gradients are added up to those of the whole batch. BatchNorm sees one part at a time.
         channels_last: keep activations in NHWC order.
         compile: compile the training step (torch.compile); "auto": on CUDA only. If compiling fails, the log says why
             and training goes on without it.

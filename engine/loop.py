@@ -15,14 +15,21 @@ from common.files import full_disk_named
 from common.machine import convolutions_tried_out
 from engine.compiling import compiled
 from engine.config import to_dict
-from engine.distributed import Process, copy_from_main, largest_over_ranks, mean_over_ranks, wait_for_all
+from engine.distributed import (
+    Process,
+    copy_from_main,
+    gather_objects,
+    largest_over_ranks,
+    mean_over_ranks,
+    wait_for_all,
+)
 from engine.ema import ExponentialMovingAverage
 from engine.finite import FiniteGuard
 from engine.loader import batches_of, check_parts
 from engine.meter import Meter, clock_time
 from engine.optimizers import build_optimizer, learning_rate, set_learning_rate
 from engine.placement import Placement
-from engine.run import Checkpoint, Progress, TrainingState
+from engine.run import Checkpoint, Progress, TrainingState, refuse_other_parts
 from engine.run_folder import open_run_dir, save_step
 from engine.run_log import RunLog, described
 from engine.signals import Requests, Stopped, requests_by_signal
@@ -59,7 +66,7 @@ def train(
 
     Raises:
         ValueError: if the batch does not divide into equal parts, or does not fit into the GPU's memory; or if the
-            checkpoint is of other networks or images.
+            checkpoint is of other networks, images or parts, or the processes have different images.
         FloatingPointError: if a loss or gradient is not finite, before the update; names step, term and images.
         ChildProcessError: if a worker of the loader was killed.
         Stopped: if a signal stopped the run before its end; everything is saved.
@@ -68,8 +75,9 @@ def train(
     num_steps = config.trainer.max_steps or config.trainer.epochs * steps_per_epoch
     training = Training(stage, num_steps=num_steps, batch_size=batch_size, config=config, process=process)
     training.guard.files_of = files_of
-    training.state.images = images
+    training.state.images = same_on_all_ranks(images)
     if checkpoint:
+        refuse_other_parts(checkpoint, stage.module, config.trainer.micro_batches)
         training.state.resume(checkpoint)
     loader = make_loader(training.progress.step, num_steps)
     run_dir = training.run_dir
@@ -84,6 +92,13 @@ def train(
         if checkpoint and not checkpoint.is_measured_alike:
             log.line("validation is not the one of the run so far: the best score starts anew")
         return training.run(loader, log)
+
+
+def same_on_all_ranks(images: str) -> str:
+    """The fingerprint, if all processes have the same one; else a ValueError on all of them."""
+    if len(set(gather_objects(images))) > 1:
+        raise ValueError("the processes have different images in data.train: put the same ones on every machine")
+    return images
 
 
 class Training:

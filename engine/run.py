@@ -2,12 +2,14 @@
 
 import logging
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.machine import device_name
 from engine.config import defaults, to_dict
@@ -18,7 +20,6 @@ from engine.stage import Stage
 
 logger = logging.getLogger(__name__)
 
-PARTS = "trainer.micro_batches"  # with BatchNorm it must not change: it normalises each part by itself
 # What may change when a run is resumed: where files are, how often they are written, how long the run is, in how many
 # parts a batch is computed (the machine may have less memory). All else must stay, or the run would not be the one that
 # its config describes.
@@ -29,7 +30,7 @@ FREE_ON_RESUME = {
     "trainer.run_dir", "trainer.resume", "trainer.dry_run", "trainer.device",
     "trainer.epochs", "trainer.max_steps", "trainer.max_minutes",
     "trainer.log_every_steps", "trainer.validate_every_steps", "trainer.save_every_steps", "trainer.save_every_minutes",
-    "trainer.keep_checkpoints", "trainer.timeout_seconds", "trainer.compile", PARTS,
+    "trainer.keep_checkpoints", "trainer.timeout_seconds", "trainer.compile", "trainer.micro_batches",
 }  # fmt: skip
 SCORELESS = {"validation.num_pictures"}  # what may change in `validation` without another score or duration
 
@@ -71,8 +72,7 @@ def _find_checkpoint(config: Any, stage: str) -> Checkpoint | None:
     missing = {"config", "progress", "module", "optimizer", "average", "torch_rng"} - state.keys()
     if missing:
         raise ValueError(f"{path} lacks '{min(missing)}': it is no complete training checkpoint")
-    has_batch_norm = any(name.endswith("running_mean") for name in state["module"])
-    changed = refuse_changes(state["config"], config, path, fixed={PARTS} if has_batch_norm else ())
+    changed = refuse_changes(state["config"], config, path)
     for key in ("encoder", "initial_weights"):
         before, now = state["config"].get(key), getattr(config, key, None)
         if before != now:
@@ -151,8 +151,8 @@ class TrainingState:
         state = checkpoint.state
         if state.get("images", self.images) != self.images:  # older files do not have it
             raise ValueError(
-                f"{checkpoint.path} was trained on other images than data.train holds now: bring those back, or start "
-                f"another trainer.run_dir"
+                f"{checkpoint.path} was trained on other images than data.train holds now: bring back those it "
+                f"began with, or start another trainer.run_dir"
             )
         try:
             self.stage.module.load_state_dict(state["module"])
@@ -180,18 +180,27 @@ class TrainingState:
         return next(self.stage.module.parameters()).device
 
 
-def refuse_changes(saved: dict, config: Any, path: Path, *, fixed: Collection[str] = ()) -> list[str]:
-    """Keys of the validation that changed since the checkpoint.
+def refuse_other_parts(checkpoint: Checkpoint, module: nn.Module, micro_batches: int) -> None:
+    """Refuse other `trainer.micro_batches` than the checkpoint's where BatchNorm is trained: it normalises each part.
 
-    Raises:
-        ValueError: if a key changed that must not: one that is not in `FREE_ON_RESUME`, or one that is `fixed`.
+    The same holds for the number of processes, but a run may go on on another machine.
     """
+    before = checkpoint.state["config"].get("trainer", {}).get("micro_batches", 1)
+    if before != micro_batches and any(isinstance(part, _BatchNorm) and part.training for part in module.modules()):
+        raise ValueError(
+            f"{checkpoint.path} was trained with trainer.micro_batches {before}, now it is {micro_batches}, and this "
+            f"changes what BatchNorm sees: resume with the same number, or start another trainer.run_dir"
+        )
+
+
+def refuse_changes(saved: dict, config: Any, path: Path) -> list[str]:
+    """Keys of the validation that changed since the checkpoint. Raises ValueError if one changed that must not."""
     # An older version did what a key's default says, where it did not have the key yet.
     before = dict(_flat(defaults(config))) | dict(_flat(saved))
     now = dict(_flat(to_dict(config)))
     changed = [key for key in sorted(before) if before[key] != now.get(key)]
     for key in changed:
-        if key in fixed or key not in FREE_ON_RESUME and not key.startswith("validation."):
+        if key not in FREE_ON_RESUME and not key.startswith("validation."):
             raise ValueError(
                 f"{path} was trained with {key} {before[key]}, now it is {now.get(key)}: "
                 f"resume with the same config, or start another trainer.run_dir"

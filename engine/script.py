@@ -37,7 +37,7 @@ class TrainingSet(Protocol):
         """Set and file name of the image that a sample is cut from."""
 
     def fingerprint(self) -> str:
-        """The same for all datasets of these images, and for no others."""
+        """Tells training sets apart by the names and the order of their images."""
 
 
 class DataRunConfig(RunConfig, Protocol):

@@ -24,6 +24,7 @@ PHOTO_SUFFIXES = (
 )  # fmt: skip
 # image (H, W) or (H, W, 3), uint8 or uint16 -> its JPEG quality, 1..100, and the standard error of that
 QualityEstimator = Callable[[np.ndarray], tuple[float, float]]
+Chooser = Callable[[Photo], "PhotoRestorer"]  # gives the network for a photo
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} photos [{elapsed}<{remaining}]"
 
 
@@ -99,9 +100,7 @@ def make_folder(folder: str | Path) -> None:
         raise ValueError(f"cannot write to the folder {folder} ({reason}); give another output folder") from None
 
 
-def restore_files(
-    choose: Callable[[Photo], PhotoRestorer], jobs: Sequence[Job], *, tile_px: int = TILE_PX
-) -> list[str]:
+def restore_files(choose: Chooser, jobs: Sequence[Job], *, tile_px: int = TILE_PX) -> list[str]:
     """Restore photos. If one fails, the others are still restored.
 
     Prints the JPEG quality that is read from each photo: `a.jpg: JPEG quality about 23 +- 4`. Shows a progress bar on a
@@ -132,7 +131,7 @@ def restore_files(
     return failures
 
 
-def _restore(choose: Callable[[Photo], PhotoRestorer], job: Job, bar: tqdm, *, tile_px: int) -> str:
+def _restore(choose: Chooser, job: Job, bar: tqdm, *, tile_px: int) -> str:
     """Restore and write one photo, and return a line about it. Nothing of the photo stays in memory."""
     started = time.perf_counter()
     photo = read_photo(job.source)

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from commands.restore import GRAY, best
+from commands.restore import GRAY, best_of, choose_by_photo
 from cqe.quality import QualityProbe, QualityReader
-from restoration.photos import read_photo
+from restoration.photos import Photo, read_photo
 from restoration.weights import open_weights
 from tests import program
 from tests.networks import save_tiny, tiny_restorer
@@ -176,10 +176,18 @@ def test_without_weights_a_large_photo_gets_the_faster_network(
     assert [line.rpartition(", by ")[2] for line in lines[1::2]] == ["fast_small_gray", "fast_tiny_gray"]
 
 
-def test_a_gpu_takes_the_best_network_for_all_sizes() -> None:
-    shape = (100_000, 100_000)
-    assert best(GRAY, shape, torch.device("cuda")) is GRAY[0] and best(GRAY, shape, torch.device("cpu")) is GRAY[-1]
-    assert best(GRAY[:1], shape, torch.device("cpu")) is GRAY[0]  # there is no other
+def test_a_photo_too_large_for_all_gets_the_last_network() -> None:
+    assert best_of(GRAY, (100_000, 100_000)) is GRAY[-1] and best_of(GRAY[:1], (100_000, 100_000)) is GRAY[0]
+
+
+def test_a_gpu_takes_the_best_network_for_all_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for candidate in GRAY:
+        save_constant(tmp_path / f"{candidate.name}.safetensors", channels=1, reading=20)
+    monkeypatch.setattr("restoration.weights.WEIGHTS_DIR", tmp_path)
+    monkeypatch.setattr("torch.nn.Module.to", lambda module, *args, **options: module)
+    choose, opened = choose_by_photo(torch.device("cuda"))
+    assert list(opened) == [GRAY[0].name]
+    assert choose(Photo(np.zeros((4000, 4000), np.uint8), None, {})).name == GRAY[0].name
 
 
 def test_missing_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Callable) -> None:

@@ -123,7 +123,7 @@ def test_a_sample_follows_from_seed_epoch_and_index_alone(pack: Pack) -> None:
         assert any(not torch.equal(torch.as_tensor(other[key]), torch.as_tensor(asked[0, 0][key])) for key in other)
 
 
-def test_a_fingerprint_is_that_of_the_images_and_their_order(pack: Pack) -> None:
+def test_a_fingerprint_is_that_of_the_names_and_their_order(pack: Pack) -> None:
     def fingerprint(*stores: PixelStore) -> str:
         return Patches(stores, settings(), seed=0).fingerprint()
 

@@ -591,6 +591,19 @@ def test_a_checkpoint_from_before_an_option_goes_on_with_its_default_only(tmp_pa
     assert saved(tmp_path)["progress"]["step"] == NUM_STEPS
 
 
+def test_the_speed_in_the_log_leaves_validations_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, stage = Clock(monkeypatch), LineStage()
+
+    def validate(*_: object) -> dict[str, float]:
+        clock.seconds += 100
+        return {"score": 0.0}
+
+    monkeypatch.setattr(LineStage, "validate", validate)
+    run(tmp_path, stage, Batches(stage, clock=clock), log_every_steps=2, validate_every_steps=3)
+    speeds = [float(speed) for speed in re.findall(r"images_per_second (\S+)", log_of(tmp_path))]
+    assert speeds == [4, 2, 2]  # 4 samples in two seconds; the clock moves before a step, so the first was free
+
+
 def test_a_run_goes_on_with_its_own_images_only(tmp_path: Path) -> None:
     run(tmp_path, LineStage(), max_steps=3, images="cats")
     with pytest.raises(

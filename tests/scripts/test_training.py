@@ -511,7 +511,7 @@ def test_initial_weights_of_another_input_are_refused(settings: Callable, script
     ("stage", "option", "before", "now"),
     [
         ("cqe", "encoder.remove_local_mean", "True", "false"),  # which no tensor's shape shows
-        ("cqe", "trainer.micro_batches", "1", "2"),  # BatchNorm sees a part at a time
+        ("cqe", "trainer.micro_batches", "1", "2"),  # BatchNorm would see smaller parts
         ("restorer", "data.qualities", r"\[.*\]", "[35]"),
     ],
 )
@@ -525,6 +525,12 @@ def test_a_run_goes_on_only_with_its_own_recipe(
     assert_refused(refused, stage, complaint)
     assert (tmp_path / "run" / "config.yaml").read_text() == stated
     assert script(stage, settings(stage, max_steps=2, log_every_steps=2), "--resume")[0] == 0  # only longer
+
+
+def test_stage_2_may_go_on_in_other_parts(settings: Callable, script: Callable) -> None:
+    assert script("restorer", settings("restorer", max_steps=1))[0] == 0
+    # The encoder's BatchNorm is frozen, so nothing depends on the parts.
+    assert script("restorer", settings("restorer", max_steps=2), "--resume", "--trainer.micro_batches", "2")[0] == 0
 
 
 def test_a_validation_image_that_cannot_be_measured_is_named_at_once(
