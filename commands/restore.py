@@ -28,7 +28,8 @@ class Candidate(NamedTuple):
     max_megapixels: float = math.inf
 
 
-# The best first. Files that are missing are passed over. Without a colour network, luma networks restore colour photos.
+# The best first. Files that are missing are passed over: no `fast_small_gray` is shipped yet, but a trained one that is
+# published under that name is taken. Without a colour network, luma networks restore colour photos.
 GRAY = (Candidate("fast_small_gray", 8), Candidate("fast_tiny_gray"))
 COLOR = (Candidate("fast_tiny_color"),)
 ADD_PROBE = "add one: test.py probe --weights FILE --output NEW_FILE"
@@ -55,9 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         metavar="NAME",
-        help="published weights or a file, for all photos; a luma network leaves the chroma as it is (default: "
-        f"{COLOR[0].name} for colour photos; for all others {GRAY[0].name}, or {GRAY[1].name} above "
-        f"{GRAY[0].max_megapixels} megapixels on a CPU)",
+        help="published weights or a file, for all photos; a luma network leaves the chroma as it is (default: the "
+        f"best for the kind and the size of each photo; shipped are {COLOR[-1].name} and {GRAY[-1].name})",
     )
     parser.add_argument(
         "--tile",

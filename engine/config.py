@@ -29,10 +29,10 @@ class OptimConfig:
     """The optimiser and its schedule.
 
     Args:
-        name: "adam"; "adamw", which is the same with the weight decay below; or "muon": Muon for the weights of hidden
-            convolutions, Adam for all other parameters.
+        name: "adam"; "adamw", which is the same with the weight decay below; "muon": Muon for the weights of hidden
+            convolutions, Adam for all other parameters; or "soap" (whose authors have betas of 0.95 and 0.95).
         lr: learning rate at the peak, > 0; with Muon, that of the parameters which Muon trains.
-        betas: Adam's two decay rates, each within 0..1.
+        betas: the two decay rates of Adam or SOAP, each within 0..1.
         weight_decay: decoupled weight decay (as in AdamW), also with "adam".
         momentum: decay of Muon's average of gradients, 0..1.
         adam_lr: with Muon, the learning rate at the peak of the parameters that Adam trains, > 0.
@@ -45,7 +45,7 @@ class OptimConfig:
         ema_decay: decay of the averaged weights, which are validated and published; null: no average.
     """
 
-    name: Literal["adam", "adamw", "muon"] = "adam"
+    name: Literal["adam", "adamw", "muon", "soap"] = "adam"
     lr: float = 1.0e-4
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0

@@ -1,9 +1,12 @@
-"""The optimiser that a config names (Adam, AdamW, or Muon with Adam) and its learning rate over the run.
+"""The optimiser that a config names (Adam, AdamW, Muon with Adam, or SOAP) and its learning rate over the run.
 
 Muon is for the weights of hidden convolutions. It smooths the gradient of a weight matrix by momentum and replaces it
 by the nearest orthogonal matrix, so that all directions of a layer learn at the same speed. Its author leaves biases
 and the first and last layer to Adam, and so do we. Source: Jordan et al., Muon: An optimizer for hidden layers in
 neural networks (2024). `torch.optim.Muon` takes matrices only, not the weights of convolutions.
+
+SOAP is that of `pytorch-optimizer`: Adam in the eigenbases of Shampoo's preconditioner, one for each dimension of a
+weight. Source: Vyas et al., SOAP: Improving and stabilizing Shampoo using Adam (2024).
 """
 
 import math
@@ -55,6 +58,8 @@ def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optim
     trainable = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     if config.name == "muon":
         return _build_muon(trainable, config)
+    if config.name == "soap":
+        return _build_soap(trainable, config)
     kind = torch.optim.AdamW if config.name == "adamw" or config.weight_decay else torch.optim.Adam
     groups = [{"params": list(trainable.values()), "lr_share": 1.0}]
     # Fused: one pass over the parameters, and the only kind that reads `found_inf`.
@@ -89,6 +94,20 @@ def _build_muon(trainable: dict[str, nn.Parameter], config: OptimConfig) -> "Muo
         },
     ]
     return Muon(groups, lr=config.lr, momentum=config.momentum, betas=config.betas, weight_decay=config.weight_decay)
+
+
+def _build_soap(trainable: dict[str, nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
+    from pytorch_optimizer import SOAP  # here, because importing it takes seconds
+
+    class GuardedSoap(SOAP):
+        found_inf: Tensor | None = None
+
+        def step(self, closure: None = None) -> None:
+            if self.found_inf is None or not self.found_inf.item():
+                super().step(closure)
+
+    groups = [{"params": list(trainable.values()), "lr_share": 1.0}]
+    return GuardedSoap(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
 
 
 class Muon(torch.optim.Optimizer):

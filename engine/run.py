@@ -156,8 +156,9 @@ class TrainingState:
             )
         try:
             self.stage.module.load_state_dict(state["module"])
-            for group in state["optimizer"]["param_groups"]:
-                if not group.get("is_muon"):
+            built = self.optimizer.param_groups
+            for group, wanted in zip(state["optimizer"]["param_groups"], built, strict=False):
+                if "fused" in wanted:
                     group["fused"] = True  # as `build_optimizer` has it; older files may say otherwise
                 group.setdefault("lr_share", 1.0)  # older files do not have it
             self.optimizer.load_state_dict(state["optimizer"])

@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 
 import pytest
+import pytorch_optimizer
 import torch
 from torch import Tensor, nn
 
@@ -100,6 +101,40 @@ def test_adam_and_adamw_are_torchs_to_the_bit(config: OptimConfig, kind: type[to
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
 
 
+SOAP = OptimConfig(name="soap", lr=0.01, betas=(0.9, 0.95), weight_decay=0.1)
+
+
+def test_soap_is_the_librarys_and_trains_what_is_trainable() -> None:
+    ours, theirs = Network(), Network()
+    theirs.load_state_dict(ours.state_dict())
+    optimizer = build_optimizer(ours, SOAP)
+    steps(ours, optimizer, 12)
+    set_learning_rate(optimizer, 0.005)
+    steps(ours, optimizer, 1, first=12)
+    trainable = [parameter for parameter in theirs.parameters() if parameter.requires_grad]
+    reference = pytorch_optimizer.SOAP(trainable, lr=0.01, betas=(0.9, 0.95), weight_decay=0.1)
+    steps(theirs, reference, 12)
+    reference.param_groups[0]["lr"] = 0.005
+    steps(theirs, reference, 1, first=12)
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
+
+
+def test_soap_goes_on_from_a_checkpoint_to_the_bit(tmp_path: Path) -> None:
+    whole, parts, resumed = Network(), Network(), Network()
+    for network in (parts, resumed):
+        network.load_state_dict(whole.state_dict())
+    steps(whole, build_optimizer(whole, SOAP), 25)  # the eigenbases change in steps 10 and 20
+    first = build_optimizer(parts, SOAP)
+    steps(parts, first, 13)
+    save_checkpoint(tmp_path / "checkpoint.pt", {"optimizer": first.state_dict(), "module": parts.state_dict()})
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    resumed.load_state_dict(state["module"])
+    second = build_optimizer(resumed, SOAP)
+    second.load_state_dict(state["optimizer"])
+    steps(resumed, second, 12, first=13)
+    torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), rtol=0, atol=0)
+
+
 @pytest.fixture
 def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimizers, "iteration_dtype", lambda device: torch.float64)
@@ -166,7 +201,9 @@ def test_steps_of_muon_equal_a_slow_muon_and_torchs_adamw(in_float64: None) -> N
     torch.testing.assert_close(network.frozen.weight, before["frozen.weight"], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("config", [OptimConfig(), OptimConfig(weight_decay=0.1), MUON], ids=["adam", "adamw", "muon"])
+@pytest.mark.parametrize(
+    "config", [OptimConfig(), OptimConfig(weight_decay=0.1), MUON, SOAP], ids=["adam", "adamw", "muon", "soap"]
+)
 @pytest.mark.parametrize("num_steps_before", [0, 2])
 def test_found_inf_leaves_weights_and_state_alone(config: OptimConfig, num_steps_before: int) -> None:
     network = Network()

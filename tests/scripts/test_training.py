@@ -148,6 +148,7 @@ def test_a_stopped_and_resumed_training_equals_an_uninterrupted_one(
         ("restorer", "adam", 1),
         ("restorer", "adamw", 0),
         ("restorer", "muon", 4),
+        ("restorer", "soap", 0),
     ],
 )
 def test_resuming_is_exact_for_every_optimizer_and_number_of_workers(
