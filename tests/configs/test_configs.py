@@ -36,10 +36,6 @@ DIFFERENCES = {
         "data.full_range_share": (0.3, None),
         "encoder": ("weights/cqe_gray.safetensors", "weights/cqe_color.safetensors"),
         "initial_weights": (None, "fast_tiny_gray"),
-        "histories.clean_share": (None, 0.03),  # the shipped luma network was trained without them
-        "histories.full_chroma_share": (None, 0.08),
-        "histories.foreign_tables_share": (None, 0.08),
-        "histories.double_share": (None, 0.06),
     },
     "restorer/paper_gray": {
         "encoder": ("runs/cqe_paper_gray/encoder.safetensors", "runs/cqe_paper_color/encoder.safetensors"),
