@@ -55,6 +55,13 @@ def steps(network: nn.Module, optimizer: torch.optim.Optimizer, num_steps: int, 
         optimizer.step()
 
 
+def steps_and_a_slower_one(network: nn.Module, optimizer: torch.optim.Optimizer, num_steps: int) -> None:
+    steps(network, optimizer, num_steps)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.005
+    steps(network, optimizer, 1, first=num_steps)
+
+
 def after_newton_schulz(values: Tensor) -> Tensor:
     """What the iteration makes of singular values between 0 and 1."""
     a, b, c = NEWTON_SCHULZ_COEFFICIENTS
@@ -94,9 +101,7 @@ def test_adam_and_adamw_are_torchs_to_the_bit(config: OptimConfig, kind: type[to
     steps(ours, optimizer, 1, first=4)
     trainable = [parameter for parameter in theirs.parameters() if parameter.requires_grad]
     reference = kind(trainable, lr=0.01, betas=(0.8, 0.9), weight_decay=config.weight_decay, fused=True)
-    steps(theirs, reference, 4)
-    reference.param_groups[0]["lr"] = 0.005
-    steps(theirs, reference, 1, first=4)
+    steps_and_a_slower_one(theirs, reference, 4)
     assert type(optimizer) is kind
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
 
@@ -108,14 +113,10 @@ def test_soap_is_the_librarys_and_trains_what_is_trainable() -> None:
     ours, theirs = Network(), Network()
     theirs.load_state_dict(ours.state_dict())
     optimizer = build_optimizer(ours, SOAP)
-    steps(ours, optimizer, 12)
-    set_learning_rate(optimizer, 0.005)
-    steps(ours, optimizer, 1, first=12)
+    steps_and_a_slower_one(ours, optimizer, 12)
     trainable = [parameter for parameter in theirs.parameters() if parameter.requires_grad]
     reference = pytorch_optimizer.SOAP(trainable, lr=0.01, betas=(0.9, 0.95), weight_decay=0.1)
-    steps(theirs, reference, 12)
-    reference.param_groups[0]["lr"] = 0.005
-    steps(theirs, reference, 1, first=12)
+    steps_and_a_slower_one(theirs, reference, 12)
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
 
 
