@@ -116,6 +116,8 @@ class CqeConfig:
     def __post_init__(self) -> None:
         if self.objective == "labels" and self.moco.batch_norm != "own":
             raise ValueError(f"moco.batch_norm {self.moco.batch_norm} is for objective contrast; with labels it is own")
+        if self.optim.name == "schedule_free":
+            raise ValueError("optim.name schedule_free is for stage 2: its average would have no BatchNorm statistics")
         num_pairs = self.data.batch_size * self.pairs.qualities_per_image
         if self.moco.queue_length % num_pairs:
             raise ValueError(

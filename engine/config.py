@@ -30,9 +30,11 @@ class OptimConfig:
 
     Args:
         name: "adam"; "adamw", which is the same with the weight decay below; "muon": Muon for the weights of hidden
-            convolutions, Adam for all other parameters; or "soap" (whose authors have betas of 0.95 and 0.95).
+            convolutions, Adam for all other parameters; "soap" (whose authors have betas of 0.95 and 0.95); or
+            "schedule_free": AdamW that averages its weights in place of a schedule and of `ema_decay`.
         lr: learning rate at the peak, > 0; with Muon, that of the parameters which Muon trains.
-        betas: the two decay rates of Adam or SOAP, each within 0..1.
+        betas: the two decay rates of Adam or SOAP, each within 0..1. The first of schedule-free AdamW is the average's
+            share in the weights at which gradients are taken.
         weight_decay: decoupled weight decay (as in AdamW), also with "adam".
         momentum: decay of Muon's average of gradients, 0..1.
         adam_lr: with Muon, the learning rate at the peak of the parameters that Adam trains, > 0.
@@ -42,10 +44,10 @@ class OptimConfig:
         final_lr_ratio: last learning rate of the cosine as a share of the peak, 0..1.
         lr_warmup_steps: steps of linear rise to the peak.
         grad_clip_norm: gradients with a larger norm are scaled down to this norm; null: no clipping.
-        ema_decay: decay of the averaged weights, which are validated and published; null: no average.
+        ema_decay: decay of the moving average of the weights, which is validated and published; null: no such average.
     """
 
-    name: Literal["adam", "adamw", "muon", "soap"] = "adam"
+    name: Literal["adam", "adamw", "muon", "soap", "schedule_free"] = "adam"
     lr: float = 1.0e-4
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
@@ -57,6 +59,11 @@ class OptimConfig:
     lr_warmup_steps: int = 0
     grad_clip_norm: float | None = None
     ema_decay: float | None = None
+
+    @property
+    def has_average(self) -> bool:
+        """Whether an average of the weights is kept, which is validated and published in their place."""
+        return self.ema_decay is not None or self.name == "schedule_free"
 
     def __post_init__(self) -> None:
         for name in ("lr", "adam_lr"):
@@ -75,6 +82,17 @@ class OptimConfig:
             raise ValueError(f"optim.grad_clip_norm must be > 0 or null, got {self.grad_clip_norm}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"optim.ema_decay must be between 0 and 1, or null, got {self.ema_decay}")
+        if self.name == "schedule_free":
+            if self.schedule != "constant" or self.ema_decay is not None:
+                raise ValueError(
+                    "optim.name schedule_free averages its weights itself; set optim.schedule to constant and "
+                    "optim.ema_decay to null"
+                )
+            if not self.betas[0] > 0:
+                raise ValueError(
+                    f"optim.betas must start above 0 with schedule_free, got {list(self.betas)}: the average is "
+                    f"computed from the trained weights by dividing by it"
+                )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -108,9 +108,8 @@ class _BothPasses(nn.Module):
 
 def _num_kept(trained: Mapping[str, nn.Parameter], optim: OptimConfig) -> int:
     """Numbers in the optimiser's state and in the average. Muon keeps one for a number that it trains, Adam two."""
-    num_averages = 1 if optim.ema_decay else 0
     return sum(
-        (num_averages + (1 if is_for_muon(name, parameter, optim) else 2)) * parameter.numel()
+        (optim.has_average + (1 if is_for_muon(name, parameter, optim) else 2)) * parameter.numel()
         for name, parameter in trained.items()
     )
 

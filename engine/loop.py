@@ -23,11 +23,10 @@ from engine.distributed import (
     mean_over_ranks,
     wait_for_all,
 )
-from engine.ema import ExponentialMovingAverage
 from engine.finite import FiniteGuard
 from engine.loader import batches_of, check_parts
 from engine.meter import Meter, clock_time
-from engine.optimizers import build_optimizer, learning_rate, set_learning_rate
+from engine.optimizers import build_average, build_optimizer, learning_rate, set_learning_rate
 from engine.placement import Placement
 from engine.run import Checkpoint, Progress, TrainingState, refuse_other_parts
 from engine.run_folder import open_run_dir, save_step
@@ -117,8 +116,7 @@ class Training:
         self.guard = FiniteGuard(self.device, is_late=self.placement.is_late)
         # The optimiser reads this flag on the device, so a bad step is skipped without a sync.
         self.optimizer.found_inf = self.guard.found_inf
-        decay = self.optim.ema_decay
-        self.average = ExponentialMovingAverage(stage.kept, decay=decay) if decay else None
+        self.average = build_average(stage.kept, self.optimizer, self.optim)
         self.progress = Progress()
         self.state = TrainingState(stage, self.optimizer, self.average, self.progress)
         self.trainable = [parameter for parameter in stage.module.parameters() if parameter.requires_grad]

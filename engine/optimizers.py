@@ -1,4 +1,4 @@
-"""The optimiser that a config names (Adam, AdamW, Muon with Adam, or SOAP) and its learning rate over the run.
+"""The optimiser that a config names (Adam, AdamW, Muon with Adam, SOAP, schedule-free), and its learning rate.
 
 Muon is for the weights of hidden convolutions. It smooths the gradient of a weight matrix by momentum and replaces it
 by the nearest orthogonal matrix, so that all directions of a layer learn at the same speed. Its author leaves biases
@@ -7,6 +7,9 @@ neural networks (2024). `torch.optim.Muon` takes matrices only, not the weights 
 
 SOAP is that of `pytorch-optimizer`: Adam in the eigenbases of Shampoo's preconditioner, one for each dimension of a
 weight. Source: Vyas et al., SOAP: Improving and stabilizing Shampoo using Adam (2024).
+
+The schedule-free one is AdamW of the same library. It averages its iterates in place of lowering the rate
+(`engine/ema.py` has the average). Source: Defazio et al., The Road Less Scheduled (2024).
 """
 
 import math
@@ -19,6 +22,7 @@ from torch.optim.adam import adam
 
 from common.machine import choose_precision
 from engine.config import OptimConfig
+from engine.ema import AveragedWeights, ExponentialMovingAverage, ScheduleFreeAverage
 
 # Newton-Schulz iteration of the source: X <- a X + (b A + c A A) X with A = X X^T. Five rounds take singular values
 # between 0 and 1 to about 1.
@@ -58,12 +62,21 @@ def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optim
     trainable = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     if config.name == "muon":
         return _build_muon(trainable, config)
-    if config.name == "soap":
-        return _build_soap(trainable, config)
+    if config.name in ("soap", "schedule_free"):
+        return _build_of_library(trainable, config)
     kind = torch.optim.AdamW if config.name == "adamw" or config.weight_decay else torch.optim.Adam
     groups = [{"params": list(trainable.values()), "lr_share": 1.0}]
     # Fused: one pass over the parameters, and the only kind that reads `found_inf`.
     return kind(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
+
+
+def build_average(module: nn.Module, optimizer: torch.optim.Optimizer, config: OptimConfig) -> AveragedWeights | None:
+    """The average of a module's weights that is validated and published; None: the weights themselves are."""
+    if not config.has_average:
+        return None
+    if config.name == "schedule_free":
+        return ScheduleFreeAverage(module, optimizer=optimizer)
+    return ExponentialMovingAverage(module, decay=config.ema_decay)
 
 
 def is_for_muon(name: str, parameter: nn.Parameter, config: OptimConfig) -> bool:
@@ -96,18 +109,18 @@ def _build_muon(trainable: dict[str, nn.Parameter], config: OptimConfig) -> "Muo
     return Muon(groups, lr=config.lr, momentum=config.momentum, betas=config.betas, weight_decay=config.weight_decay)
 
 
-def _build_soap(trainable: dict[str, nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
-    from pytorch_optimizer import SOAP  # here, because importing it takes seconds
+def _build_of_library(trainable: dict[str, nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
+    from pytorch_optimizer import SOAP, ScheduleFreeAdamW  # here, because importing it takes seconds
 
-    class GuardedSoap(SOAP):
-        found_inf: Tensor | None = None
+    class Guarded({"soap": SOAP, "schedule_free": ScheduleFreeAdamW}[config.name]):
+        found_inf: Tensor | None = None  # read on the host, so a step waits for the GPU: the library has no such flag
 
         def step(self, closure: None = None) -> None:
             if self.found_inf is None or not self.found_inf.item():
                 super().step(closure)
 
     groups = [{"params": list(trainable.values()), "lr_share": 1.0}]
-    return GuardedSoap(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+    return Guarded(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
 
 
 class Muon(torch.optim.Optimizer):

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from common.machine import device_name
 from engine.config import defaults, to_dict
 from engine.distributed import from_main
-from engine.ema import ExponentialMovingAverage
+from engine.ema import AveragedWeights
 from engine.run_folder import check_run_dir, list_checkpoints, read_newest
 from engine.stage import Stage
 
@@ -123,7 +123,7 @@ class TrainingState:
 
     stage: Stage
     optimizer: torch.optim.Optimizer
-    average: ExponentialMovingAverage | None
+    average: AveragedWeights | None
     progress: Progress
     images: str = ""
 

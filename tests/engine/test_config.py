@@ -130,6 +130,16 @@ def test_lists_are_replaced_and_tuples_keep_their_length(parse) -> None:
         ("optim: {weight_decay: -1}", r"optim\.weight_decay.*0 or more.*config\.yaml"),
         ("optim: {grad_clip_norm: 0}", r"optim\.grad_clip_norm must be > 0 or null.*config\.yaml"),
         ("optim: {ema_decay: 1}", r"optim\.ema_decay must be between 0 and 1.*config\.yaml"),
+        ("optim: {name: schedule_free}", r"schedule_free averages its weights itself; set optim\.schedule to constant"),
+        (
+            "optim: {name: schedule_free, schedule: constant, ema_decay: 0.9}",
+            r"schedule_free averages its weights itself; .* optim\.ema_decay to null \(\S+config\.yaml\)",
+        ),
+        ("optim: {name: schedule_free, schedule: constant}", r"optim\.name schedule_free is for stage 2.*config\.yaml"),
+        (
+            "optim: {name: schedule_free, schedule: constant, betas: [0, 0.9]}",
+            r"optim\.betas must start above 0 with schedule_free, got \[0\.0, 0\.9\].*config\.yaml",
+        ),
         ("encoder: {width: 0}", r"encoder\.width must be at least 8, got 0.*config\.yaml"),
         ("moco: {momentum: 2}", r"moco\.momentum must be within 0\.\.1, got 2\.0.*config\.yaml"),
         ("moco: {temperature: 0}", r"moco\.temperature must be > 0, got 0\.0.*config\.yaml"),
@@ -220,6 +230,10 @@ def test_a_required_key_is_asked_for(parse) -> None:
         ("loss: {fft_weight: -1}", r"loss\.fft_weight must be 0 or more"),
         ("validation: {qualities: [0]}", r"qualities: '0' is no quality within 1\.\.100"),
         ("validation: {num_images: 0}", r"validation\.num_images must be at least 1 or null, got 0"),
+        (
+            "optim: {name: schedule_free, schedule: constant}\ntrain_encoder: true",
+            r"optim\.name schedule_free cannot train the encoder",
+        ),
     ],
 )
 def test_mistakes_in_stage_2_sections_are_one_line(parse, text: str, complaint: str) -> None:

@@ -60,7 +60,13 @@ def test_the_arithmetic_is_that_of_the_convolutions() -> None:
 
 @pytest.mark.parametrize(
     ("optim", "copies"),
-    [({}, 2), ({"ema_decay": 0.9}, 3), ({"name": "muon"}, 1), ({"name": "muon", "ema_decay": 0.9}, 2)],
+    [
+        ({}, 2),
+        ({"ema_decay": 0.9}, 3),
+        ({"name": "muon"}, 1),
+        ({"name": "muon", "ema_decay": 0.9}, 2),
+        ({"name": "schedule_free", "schedule": "constant"}, 3),
+    ],
 )
 def test_weights_and_the_optimisers_state_are_kept(optim: dict, copies: int) -> None:
     module = Objective()

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from engine import optimizers
 from engine.checkpoint import save_checkpoint
 from engine.config import OptimConfig
+from engine.ema import ExponentialMovingAverage
 from engine.optimizers import (
     NEWTON_SCHULZ_COEFFICIENTS,
     NEWTON_SCHULZ_ROUNDS,
+    build_average,
     build_optimizer,
     learning_rate,
     orthogonalized,
@@ -120,6 +122,53 @@ def test_soap_is_the_librarys_and_trains_what_is_trainable() -> None:
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
 
 
+SCHEDULE_FREE = OptimConfig(name="schedule_free", lr=0.01, betas=(0.8, 0.95), weight_decay=0.1, schedule="constant")
+
+
+def test_schedule_free_trains_as_the_library_and_averages_as_its_eval() -> None:
+    ours, theirs = Network(), Network()
+    theirs.load_state_dict(ours.state_dict())
+    optimizer = build_optimizer(ours, SCHEDULE_FREE)
+    average = build_average(ours, optimizer, SCHEDULE_FREE)
+    trainable = [parameter for parameter in theirs.parameters() if parameter.requires_grad]
+    reference = pytorch_optimizer.ScheduleFreeAdamW(trainable, lr=0.01, betas=(0.8, 0.95), weight_decay=0.1)
+    for step in range(6):
+        steps(ours, optimizer, 1, first=step)
+        average.update()
+        steps(theirs, reference, 1, first=step)
+        torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
+        reference.eval()
+        torch.testing.assert_close(average.module.state_dict(), theirs.state_dict(), rtol=0, atol=0)
+        reference.train()  # rounds: the two go on apart by a bit
+        theirs.load_state_dict(ours.state_dict())
+    assert not torch.equal(average.module.head.weight, ours.head.weight)
+
+
+def test_the_average_of_schedule_free_is_the_mean_of_its_fast_weights(in_float64: None) -> None:
+    """At a constant rate x is the plain mean of all z, and y lies between x and z."""
+    network = Network().double()
+    optimizer = build_optimizer(network, SCHEDULE_FREE)
+    average = build_average(network, optimizer, SCHEDULE_FREE)
+    average.update()
+    torch.testing.assert_close(average.module.state_dict(), network.state_dict(), rtol=0, atol=0)
+    fast_weights = []
+    for step in range(5):
+        steps(network, optimizer, 1, first=step)
+        average.update()
+        fast_weights.append(optimizer.state[network.head.weight]["z"].clone())
+    torch.testing.assert_close(average.module.head.weight, torch.stack(fast_weights).mean(dim=0))
+    expected = 0.8 * average.module.head.weight + 0.2 * fast_weights[-1]
+    torch.testing.assert_close(network.head.weight, expected)
+
+
+def test_only_what_averages_has_an_average() -> None:
+    network = Network()
+    optimizer = build_optimizer(network, OptimConfig())
+    assert build_average(network, optimizer, OptimConfig()) is None
+    moving = build_average(network, optimizer, OptimConfig(ema_decay=0.9))
+    assert isinstance(moving, ExponentialMovingAverage) and moving.decay == 0.9
+
+
 def test_soap_goes_on_from_a_checkpoint_to_the_bit(tmp_path: Path) -> None:
     whole, parts, resumed = Network(), Network(), Network()
     for network in (parts, resumed):
@@ -203,7 +252,9 @@ def test_steps_of_muon_equal_a_slow_muon_and_torchs_adamw(in_float64: None) -> N
 
 
 @pytest.mark.parametrize(
-    "config", [OptimConfig(), OptimConfig(weight_decay=0.1), MUON, SOAP], ids=["adam", "adamw", "muon", "soap"]
+    "config",
+    [OptimConfig(), OptimConfig(weight_decay=0.1), MUON, SOAP, SCHEDULE_FREE],
+    ids=["adam", "adamw", "muon", "soap", "schedule_free"],
 )
 @pytest.mark.parametrize("num_steps_before", [0, 2])
 def test_found_inf_leaves_weights_and_state_alone(config: OptimConfig, num_steps_before: int) -> None:

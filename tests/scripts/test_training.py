@@ -149,6 +149,7 @@ def test_a_stopped_and_resumed_training_equals_an_uninterrupted_one(
         ("restorer", "adamw", 0),
         ("restorer", "muon", 4),
         ("restorer", "soap", 0),
+        ("restorer", "schedule_free", 0),
     ],
 )
 def test_resuming_is_exact_for_every_optimizer_and_number_of_workers(
@@ -165,6 +166,8 @@ def test_resuming_is_exact_for_every_optimizer_and_number_of_workers(
         made["optim"] |= {"name": optimizer, "weight_decay": 0.0 if optimizer == "adam" else 0.1}
         if stage == "cqe":
             made["optim"]["adam_layers"] = ["conv1"]
+        if optimizer == "schedule_free":
+            made["optim"] |= {"schedule": "constant", "ema_decay": None}
         made["data"]["num_workers"] = num_workers
         return made
 
