@@ -97,5 +97,9 @@ class RestorerConfig:
             raise ValueError(f"train_encoder is on, but the network '{self.network.name}' takes no encoder")
         if self.train_encoder and self.initial_weights:
             raise ValueError("train_encoder starts with an untrained encoder, but initial_weights brings a trained one")
+        if self.train_encoder and self.optim.name == "schedule_free":
+            raise ValueError(
+                "optim.name schedule_free cannot train the encoder: its average would have no BatchNorm statistics"
+            )
         if self.recompute_activations and not self.network.recomputes:
             raise ValueError(f"recompute_activations is on, but the network '{self.network.name}' cannot do that")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from data.color import FULL_WEIGHTS
+from restoration.networks.fast import ModulatedBlock
 from restoration.networks.fusion import ResidualBlock
 from restoration.networks.restorer import Restorer
 
@@ -101,12 +102,17 @@ _NOT_COMPARED = {"training", "channels", "in_channels", "out_channels", "as_publ
 
 def _new_blocks(network: nn.Module, known: set[str]) -> dict[str, ResidualBlock]:
     """Residual blocks, by name, of which no tensor is among the known names: the trained network lacks them."""
-    return {
-        f"{row_name}.{index}": block
-        for row_name, row in network.named_modules()
-        if isinstance(row, nn.Sequential)
+    rows = [(name, row) for name, row in network.named_modules() if isinstance(row, nn.Sequential)]
+    # A modulation adds nothing at first, so the block inside it is what becomes the identity.
+    blocks = {
+        f"{row_name}.{index}": block.block if isinstance(block, ModulatedBlock) else block
+        for row_name, row in rows
         for index, block in row.named_children()
-        if isinstance(block, ResidualBlock) and not any(name.startswith(f"{row_name}.{index}.") for name in known)
+    }
+    return {
+        name: block
+        for name, block in blocks.items()
+        if isinstance(block, ResidualBlock) and not any(other.startswith(f"{name}.") for other in known)
     }
 
 

@@ -5,7 +5,8 @@ the features are replaced, by one of these:
 
 - features of the same image at another quality: wrong quality, right content;
 - features of another image at the same quality: right quality, wrong content;
-- its own features with their positions shuffled: right statistics, wrong places;
+- its own features with their positions shuffled: right statistics, wrong places (nothing changes for a network with
+  `fusion: representation`, which reads their mean);
 - zeros.
 """
 
@@ -112,6 +113,7 @@ class GuidedRestorer(nn.Module):
         super().__init__()
         self.restorer = restorer
         self.fineness = fineness_of(restorer)
+        self.tiling = getattr(restorer, "tiling", "fine")
         self.change = change
 
     def forward(self, image: Tensor, guide: Tensor) -> Tensor:

@@ -26,11 +26,11 @@ class Recomputing(nn.Module):
 
 
 class RecomputingBlocks(nn.Sequential, Recomputing):
-    """Blocks one after the other, each a part of its own."""
+    """Blocks one after the other, each a part of its own. All of them also read the conditions, if there are any."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *conditions: Tensor) -> Tensor:
         for block in self:
-            x = self.part(block, x)
+            x = self.part(block, x, *conditions)
         return x
 
 

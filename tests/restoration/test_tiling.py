@@ -181,7 +181,7 @@ def test_benchmark_images_go_in_whole() -> None:
     assert network.seen == [(512, 768), (576, 720), (768, 512), (481, 321), (TILE_PX, TILE_PX)]
 
 
-@pytest.mark.parametrize("kind", ["fast", "paper"])
+@pytest.mark.parametrize("kind", ["fast", "fast, normalized, with DCT", "paper"])
 def test_tiles_of_a_deep_network_stay_within_half_a_grey_level_of_the_whole(kind: str) -> None:
     """Both networks see further than the overlap, so tiles cannot equal the whole; but what far pixels add is small.
 
@@ -191,18 +191,22 @@ def test_tiles_of_a_deep_network_stay_within_half_a_grey_level_of_the_whole(kind
     not repeat.
     """
     encoder = QualityEncoder(1, width=8, remove_local_mean=True).eval()
+    options = {"block": "normalized", "dct": True} if "DCT" in kind else {}
     network: Restorer = (
-        FastRestorer(encoder, 1, widths=(8, 16, 16), blocks_down=(1, 1, 1), blocks_up=(1, 1, 1))
-        if kind == "fast"
+        FastRestorer(encoder, 1, widths=(8, 16, 16), blocks_down=(1, 1, 1), blocks_up=(1, 1, 1), **options)
+        if kind != "paper"
         else PaperRestorer(encoder, 1, width=8, groups=(1, 1, 1))
     )
     network.eval()
-    nn.init.normal_(network.tail.weight)
-    nn.init.zeros_(network.tail.bias)
+    last = [network.tail, network.tail_dct] if options else [network.tail]
+    for layer in last:
+        nn.init.normal_(layer.weight)
+        nn.init.zeros_(layer.bias)
     x = torch.rand(1, 1, 224, 192)
     with torch.no_grad():
-        change = network(x) - x
-        network.tail.weight *= 10 / 255 / change.square().mean().sqrt()
+        scale = 10 / 255 / (network(x) - x).square().mean().sqrt()
+        for layer in last:
+            layer.weight *= scale
         whole = network(x)
     difference = (restore_tensor(network, x, tile_px=TILE) - whole).abs().max()
     assert difference * 255 < 0.5

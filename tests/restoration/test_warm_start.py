@@ -71,7 +71,14 @@ def test_the_encoder_comes_along() -> None:
     torch.testing.assert_close(deep.encoder.state_dict(), small.encoder.state_dict(), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("build", [fast, lambda channels: PaperRestorer(LumaEncoder(), channels, width=8)])
+@pytest.mark.parametrize(
+    "build",
+    [
+        fast,
+        lambda channels: fast(channels, dct=True),
+        lambda channels: PaperRestorer(LumaEncoder(), channels, width=8),
+    ],
+)
 def test_a_luma_network_becomes_one_for_colour_that_restores_the_luma(build: object) -> None:
     gray, color = trained(build(channels=1)).double(), build(channels=3).double()
     encoder_before = {name: tensor.clone() for name, tensor in color.encoder.state_dict().items()}
@@ -97,11 +104,24 @@ def test_a_luma_network_becomes_one_for_colour_that_restores_the_luma(build: obj
         (lambda: fast(block="gated"), r"old\.safetensors has class ResidualBlock in 'down2\.0', .* GatedBlock"),
         (lambda: fast(fusion="concatenation"), r"old\.safetensors has tensor 'fuse2\.fusion\.\S+', for which"),
         (lambda: fast(fusion="none"), r"old\.safetensors has is_guided True in '', .* False"),
+        (lambda: fast(fusion="representation"), r"old\.safetensors has fuses_maps True in '', .* False"),
+        (lambda: fast(dct=True), r"old\.safetensors lacks tensor 'head_dct\.bias'; only further residual blocks"),
     ],
 )
 def test_other_differences_are_refused(network: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         start_from(network(), trained(fast()), "old.safetensors")
+
+
+@pytest.mark.parametrize("option", [{"block": "normalized"}, {"fusion": "representation"}])
+def test_some_networks_cannot_become_wider_but_deeper(option: dict) -> None:
+    old, deep = trained(fast(**option)), fast(**option, **DEEP)
+    message = r"old\.safetensors(: tensor '\S+' is \(.*\), the network needs \(| has out_features 16 in .* network 24)"
+    with pytest.raises(ValueError, match=message):
+        start_from(fast(**option, **WIDE), old, "old.safetensors")
+    start_from(deep, old, "old.safetensors")
+    image = torch.rand(2, 1, 24, 32)
+    torch.testing.assert_close(deep.eval()(image), old(image), rtol=0, atol=0)
 
 
 def test_what_computes_otherwise_is_refused_though_all_tensors_fit() -> None:

@@ -1,5 +1,6 @@
 """The fast network: sizes, gradients, reach, precision, and what its options change."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,12 +8,23 @@ from torch import Tensor, nn
 from cqe.config import CqeConfig
 from cqe.encoder import QualityEncoder
 from engine.config import parse_config
+from evaluation.scores.guidance import GuidedRestorer, unchanged
 from restoration.config import RestorerConfig
 from restoration.networks import build_restorer
-from restoration.networks.fast import FastRestorer, GatedBlock
+from restoration.networks.fast import FastOptions, FastRestorer, GatedBlock, ModulatedBlock, NormalizedBlock
+from restoration.networks.fusion import ResidualBlock
+from restoration.tiling import restore_image
 from tests.places import CONFIGS
 
 SIZES = [(1, 1), (7, 13), (8, 9), (64, 64)]
+OPTIONS = [
+    {},
+    {"block": "normalized"},
+    {"block": "gated"},
+    {"fusion": "concatenation"},
+    {"fusion": "representation"},
+    {"dct": True},
+]
 
 
 def small(channels: int = 1, **options) -> FastRestorer:
@@ -20,28 +32,33 @@ def small(channels: int = 1, **options) -> FastRestorer:
     settings = {"widths": (4, 6, 8), "blocks_down": (1, 1, 1), "blocks_up": (1, 1, 1)} | options
     network = FastRestorer(QualityEncoder(channels, width=4, remove_local_mean=True), channels, **settings)
     nn.init.normal_(network.tail.weight, std=0.1)
+    if network.dct:
+        nn.init.normal_(network.tail_dct.weight, std=0.1)
+    for module in network.modules():
+        if isinstance(module, ModulatedBlock):
+            nn.init.normal_(module.modulation.weight, std=0.1)
     return network.eval()
 
 
+@pytest.mark.parametrize("options", [{}, {"dct": True}, {"fusion": "representation"}])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", SIZES)
-def test_any_size_comes_out_as_it_went_in(channels: int, size: tuple[int, int]) -> None:
+def test_any_size_comes_out_as_it_went_in(channels: int, size: tuple[int, int], options: dict) -> None:
     x = torch.rand(2, channels, *size)
     with torch.no_grad():
-        restored = small(channels)(x)
+        restored = small(channels, **options)(x)
     assert restored.shape == x.shape and restored.isfinite().all() and (restored != x).any()
 
 
+@pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("size", SIZES)
-def test_an_untrained_network_returns_its_input(size: tuple[int, int]) -> None:
-    network = FastRestorer(QualityEncoder(1, width=4), 1, widths=(4, 6, 8))
+def test_an_untrained_network_returns_its_input(size: tuple[int, int], options: dict) -> None:
+    network = FastRestorer(QualityEncoder(1, width=4), 1, widths=(4, 6, 8), **options)
     x = torch.rand(2, 1, *size)
     torch.testing.assert_close(network(x), x, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(
-    ("channels", "options"), [(1, {}), (3, {}), (1, {"block": "gated"}), (1, {"fusion": "concatenation"})]
-)
+@pytest.mark.parametrize(("channels", "options"), [(3, {}), (3, {"dct": True}), *((1, options) for options in OPTIONS)])
 def test_every_trainable_parameter_gets_a_gradient_and_the_encoder_none(channels: int, options: dict) -> None:
     network = small(channels, **options).train()
     network(torch.rand(2, channels, 24, 16)).square().mean().backward()
@@ -52,8 +69,9 @@ def test_every_trainable_parameter_gets_a_gradient_and_the_encoder_none(channels
             assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
 
 
-def test_after_one_step_from_the_identity_every_parameter_learns() -> None:
-    network = FastRestorer(QualityEncoder(1, width=4), 1, widths=(4, 6, 8))
+@pytest.mark.parametrize("options", OPTIONS)
+def test_after_one_step_from_the_identity_every_parameter_learns(options: dict) -> None:
+    network = FastRestorer(QualityEncoder(1, width=4), 1, widths=(4, 6, 8), **options)
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trainable, lr=1e-3)
     x = torch.rand(2, 1, 16, 16)
@@ -78,6 +96,38 @@ def test_widths_and_blocks_set_the_size() -> None:
     assert small(blocks_down=(0, 0, 0), blocks_up=(0, 0, 0))(torch.rand(1, 1, 9, 9)).shape == (1, 1, 9, 9)
 
 
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ({}, 1612.7400978530932),
+        ({"block": "gated"}, 1698.6064773747148),
+        ({"fusion": "convolution"}, 1515.036956817402),
+        ({"fusion": "none"}, 1085.8878336562138),
+    ],
+)
+def test_a_seed_draws_the_weights_that_it_always_drew(options: dict, size: float) -> None:
+    """The sum of absolute weights, noted before other blocks were added: a saved config repeats its run."""
+    torch.manual_seed(0)
+    encoder = QualityEncoder(1, width=4, remove_local_mean=True)
+    network = FastRestorer(encoder, 1, widths=(4, 6, 8), blocks_down=(1, 1, 1), blocks_up=(1, 1, 1), **options)
+    drawn = sum(parameter.double().abs().sum().item() for parameter in network.parameters())
+    assert drawn == pytest.approx(size, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"block": "foo"}, r"network\.fast\.block must be one of residual, normalized, gated, got foo"),
+        ({"fusion": None}, r"network\.fast\.fusion must be one of invertible, .*, none, got None"),
+        ({"effm": "no"}, r"network\.fast\.effm must be true or false, got no"),
+        ({"dct": 1}, r"network\.fast\.dct must be true or false, got 1"),
+    ],
+)
+def test_options_of_no_meaning_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FastOptions(**options)
+
+
 @pytest.mark.parametrize("option", ["widths", "blocks_down", "blocks_up"])
 def test_three_numbers_are_needed(option: str) -> None:
     with pytest.raises(
@@ -96,7 +146,8 @@ def test_the_shipped_tiny_network_has_at_most_two_million_parameters() -> None:
     assert sum(parameter.numel() for parameter in network.parameters()) <= 2_000_000
 
 
-def test_a_pixel_depends_on_a_bounded_neighbourhood() -> None:
+@pytest.mark.parametrize("options", [{}, {"block": "normalized"}, {"dct": True}])
+def test_a_pixel_depends_on_a_bounded_neighbourhood(options: dict) -> None:
     """How far one pixel is felt, exactly: NaN spreads along every connection, whatever the weights.
 
     Counted by hand along the longest path, in image pixels, with one block everywhere. Encoder: 4 (local mean)
@@ -104,7 +155,7 @@ def test_a_pixel_depends_on_a_bounded_neighbourhood() -> None:
     and a block, of two convolutions each: 4 * 8 = 32. At 1/4, with phi1 before them: 6 * 4 = 24. At 1/2 likewise
     6 * 2 = 12, and the last convolution 2. That is 126, and up to 7 more to the far side of an 8x8 cell.
     """
-    network = small().double()
+    network = small(**options).double()
     for position in (256, 259):
         x = torch.rand(1, 1, 512, 512, dtype=torch.float64)
         x[0, 0, position, position] = torch.nan
@@ -172,7 +223,82 @@ def test_a_gated_block_is_the_sum_of_its_input_and_two_products() -> None:
     torch.testing.assert_close(block(x), middle + 2 * middle * middle)
 
 
-@pytest.mark.parametrize(("fusion", "is_guided"), [("invertible", True), ("concatenation", True), ("none", False)])
+def test_a_normalized_block_reads_unit_channels_and_adds_a_scaled_residual() -> None:
+    block = NormalizedBlock(2).double()
+    with torch.no_grad():
+        block.scale.copy_(torch.tensor([0.5, 2.0])[:, None, None])
+        for layer in (block.body[0], block.body[2]):
+            nn.init.dirac_(layer.weight)
+            layer.bias.zero_()
+    x = torch.tensor([3.0, 4.0]).double()[None, :, None, None].expand(1, 2, 3, 3)
+    unit = x / 12.5**0.5  # the mean of 9 and 16
+    torch.testing.assert_close(block(x), x + torch.tensor([0.5, 2.0]).double()[:, None, None] * unit)
+    # The residual depends on the direction of a pixel's channels alone, but for the 1e-6 that guards the division.
+    torch.testing.assert_close(block(1000 * x) - 1000 * x, block(x) - x, rtol=1e-6, atol=0)
+
+
+def test_the_trunk_of_normalized_blocks_stays_in_half_precision() -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert NormalizedBlock(4)(torch.rand(1, 4, 8, 8).bfloat16()).dtype == torch.bfloat16
+
+
+def test_a_modulated_block_scales_and_shifts_what_the_block_adds() -> None:
+    plain = ResidualBlock(2).double()
+    block = ModulatedBlock(plain, 2, representation_size=3).double()
+    x, representation = torch.rand(4, 2, 5, 5).double(), torch.rand(4, 3).double()
+    torch.testing.assert_close(block(x, representation), plain(x))
+    weight = nn.init.normal_(block.modulation.weight)
+    scale, shift = representation @ weight[:2].T, representation @ weight[2:].T
+    expected = torch.stack([
+        (1 + scale[n, c]) * (plain(x) - x)[n, c] + x[n, c] + shift[n, c] for n in range(4) for c in range(2)
+    ]).reshape(x.shape)  # fmt: skip
+    torch.testing.assert_close(block(x, representation), expected)
+
+
+def test_a_representation_guides_by_its_direction() -> None:
+    network, x = small(fusion="representation"), torch.rand(1, 1, 16, 16)
+    with torch.no_grad():
+        features = network.encoder(x)[1]
+        longer = [*features[:3], 7 * features[3]]
+        other = [*features[:3], features[3].flip(1)]
+        residual = network.residual(x, features)
+        torch.testing.assert_close(network.residual(x, longer), residual)
+        assert not torch.allclose(network.residual(x, other), residual)
+
+
+def test_an_image_to_be_measured_is_not_cut_for_a_representation() -> None:
+    network, x = small(fusion="representation"), torch.rand(1, 1, 128, 160)
+    with torch.no_grad():
+        whole, tile = network(x), network(x[..., :96, :96])
+        assert (tile - whole[..., :96, :96]).abs()[
+            ..., :32, :32
+        ].max() > 1e-4  # beyond what far pixels could do: the mean
+    image = (x[0, 0] * 255).byte().numpy()
+    for measured in (network, GuidedRestorer(network, unchanged)):
+        guide = {} if measured is network else {"guide": image}
+        found = restore_image(measured, image, tile_px=96, **guide)
+        with torch.no_grad():
+            expected = network(torch.from_numpy(image)[None, None] / 255).mul(255).round().clamp(0, 255).byte()
+        np.testing.assert_array_equal(found, expected[0, 0].numpy())
+
+
+def test_a_trunk_that_passes_the_coefficients_on_adds_the_image_to_itself() -> None:
+    network = small(dct=True, widths=(4, 6, 64), blocks_down=(0, 0, 0), blocks_up=(0, 0, 0), fusion="none")
+    with torch.no_grad():
+        for layer in (network.halve4, network.tail):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        for layer in (network.head_dct, network.tail_dct):
+            layer.weight.copy_(torch.eye(64)[..., None, None])
+            layer.bias.zero_()
+        x = torch.rand(1, 1, 24, 32)
+        torch.testing.assert_close(network(x), 2 * x)  # the residual is the inverse of the image's DCT
+
+
+@pytest.mark.parametrize(
+    ("fusion", "is_guided"),
+    [("invertible", True), ("concatenation", True), ("representation", True), ("none", False)],
+)
 def test_only_an_unguided_network_leaves_the_encoder_unread(fusion: str, is_guided: bool) -> None:
     network = small(fusion=fusion)
     x = torch.rand(1, 1, 16, 16)
