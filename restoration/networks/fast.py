@@ -46,7 +46,8 @@ class FastOptions:
             what each block adds) or "none" (no guidance).
         effm: false makes E1' and E2' from E1 and E2 alone, not from the neighbouring scales too.
         dct: the trunk at 1/8 also reads the DCT coefficients of 8x8 cells, and adds to them. The cells start at the
-            image's corner; they are the JPEG's blocks if it was not cropped (data.aligned_share).
+            image's corner; they are the JPEG's blocks if it was not cropped (data.aligned_share). With Muon, set
+            optim.adam_layers to [head,tail,head_dct,tail_dct].
     """
 
     widths: tuple[int, int, int] = (64, 128, 192)

@@ -30,7 +30,7 @@ DIFFERENCES = {
     "cqe/paper_gray": {},
     "restorer/fast_gray": {
         "data.full_range_share": (0.3, 0.0),
-        "encoder": ("weights/cqe_gray.safetensors", "weights/cqe_color.safetensors"),
+        "encoder": ("weights/cqe_gray_muon.safetensors", "weights/cqe_color.safetensors"),
     },
     "restorer/fast_tiny_gray": {
         "data.full_range_share": (0.3, None),
