@@ -13,7 +13,7 @@ class FiniteGuard:
 
     On a GPU, reading a number makes the host wait until the GPU has finished all earlier work. So a step's numbers are
     copied to the host in the background and read one step later. Until then `found_inf` protects the weights: it is a
-    tensor on the device, and becomes 1.0 at the first step with a number that is not finite. Our optimisers read it on
+    tensor on the device, and becomes 1.0 at the first step with a number that is not finite. Adam and Muon read it on
     the device (torch.amp.GradScaler sets an attribute of the same name) and then change neither weights nor state. On
     a CPU the numbers are read at once.
 

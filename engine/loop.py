@@ -114,7 +114,7 @@ class Training:
         self.placement.place(stage.module)
         self.optimizer = build_optimizer(stage.module, self.optim)
         self.guard = FiniteGuard(self.device, is_late=self.placement.is_late)
-        # The optimiser reads this flag on the device, so a bad step is skipped without a sync.
+        # Adam and Muon read this flag on the device, so they skip a bad step without a sync. The library's wait for it.
         self.optimizer.found_inf = self.guard.found_inf
         self.average = build_average(stage.kept, self.optimizer, self.optim)
         self.progress = Progress()

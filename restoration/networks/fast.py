@@ -23,7 +23,7 @@ from restoration.networks.recomputing import Recomputing, RecomputingBlocks
 from restoration.networks.restorer import Restorer
 
 Block = Literal["residual", "normalized", "gated"]
-# Those of `Fusion` and one more.
+# Those of `Fusion` and one more, written out: of a union of types the command line would not list the values.
 Guidance = Literal["invertible", "convolution", "concatenation", "representation", "none"]
 
 # DEVIATION: the exponent is bounded, as in the release but not in Eq. 6. Training in half precision needs that.

@@ -20,6 +20,9 @@ from restoration.networks.unet import UNetOptions
 SMALL = {
     "fast": NetworkConfig(name="fast", fast=FastOptions(widths=(4, 6, 8), blocks_down=(0, 1, 2), blocks_up=(2, 1, 0))),
     "paper": NetworkConfig(name="paper", paper=PaperOptions(released_fusion=True, width=8, groups=(1, 1, 1))),
+    "fast, other parts": NetworkConfig(
+        name="fast", fast=FastOptions(widths=(4, 6, 8), block="normalized", fusion="representation", dct=True)
+    ),
 }
 SMALL_UNET = NetworkConfig(name="unet", unet=UNetOptions(widths=(4, 6), blocks=1))
 
@@ -31,7 +34,7 @@ def test_a_name_builds_its_network(name: str, network_class: type, channels: int
     assert type(network) is network_class and network.channels == channels
 
 
-@pytest.mark.parametrize("name", ["fast", "paper"])
+@pytest.mark.parametrize("name", SMALL)
 def test_a_description_survives_json_and_builds_the_same_network(name: str) -> None:
     described = json.loads(json.dumps(SMALL[name].described()))
     assert NetworkConfig.of(**described) == SMALL[name]
@@ -136,7 +139,7 @@ def test_values_out_of_range_are_refused() -> None:
 
 
 @pytest.mark.parametrize("is_bfloat16", [False, True])
-@pytest.mark.parametrize("name", ["fast", "paper", "unet"])
+@pytest.mark.parametrize("name", [*SMALL, "unet"])
 def test_recomputed_activations_change_no_output_and_no_gradient(name: str, is_bfloat16: bool) -> None:
     network = build_restorer(SMALL.get(name, SMALL_UNET), QualityEncoder(1, width=4), 1)
     nn.init.normal_(network.tail.weight, std=0.1)
