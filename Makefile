@@ -32,7 +32,7 @@ quickstart: $(INSTALLED) clean-quickstart
 	@echo "--- stage 2, for a minute and a half: the restoration network, guided by the frozen encoder"
 	$(BIN)/python train_restorer.py --config configs/restorer/quickstart.yaml
 	@echo "--- scores on unseen photos: the JPEG itself, the network just trained, the shipped weights"
-	for weights in jpeg $(QUICK)/restorer/restorer.safetensors fast_tiny_gray; do \
+	for weights in jpeg $(QUICK)/restorer/restorer.safetensors fast_small_gray; do \
 		$(BIN)/python test.py evaluate --weights $$weights --sets $(QUICK)/datasets/bundled/test --quality 10 20 40 || exit; done
 	@echo "--- a damaged photo, restored with the shipped weights"
 	$(BIN)/python test.py restore $(QUICK)/datasets/damaged --output $(QUICK)/restored
@@ -65,14 +65,20 @@ format: $(INSTALLED)
 results: results-gray results-color figures
 
 results-gray: $(INSTALLED)
+	$(EVALUATE) --weights fast_small_gray --sets classic5 live1 bsds500 --quality 10..45:5 --json runs/results/fast_small_gray.json
+	$(EVALUATE) --weights fast_small_gray --sets bsds500/val --quality 5..95:10 100 --json runs/results/fast_small_gray_val.json
 	$(EVALUATE) --weights fast_tiny_gray --sets classic5 live1 bsds500 --quality 10..45:5 --json runs/results/fast_tiny_gray.json
 	$(EVALUATE) --weights fast_tiny_gray --sets bsds500/val --quality 5..95:10 100 --json runs/results/fast_tiny_gray_val.json
-	$(BIN)/python test.py document runs/results/fast_tiny_gray.json runs/results/fast_tiny_gray_val.json
+	$(BIN)/python test.py document runs/results/fast_small_gray.json runs/results/fast_small_gray_val.json \
+		runs/results/fast_tiny_gray.json runs/results/fast_tiny_gray_val.json
 
 results-color: $(INSTALLED)
+	$(EVALUATE) --weights fast_small_color --channels color --sets live1 bsds500 --quality 10..45:5 --json runs/results/fast_small_color.json
+	$(EVALUATE) --weights fast_small_color --channels color --sets bsds500/val --quality 5..95:10 100 --json runs/results/fast_small_color_val.json
 	$(EVALUATE) --weights fast_tiny_color --channels color --sets live1 bsds500 --quality 10..45:5 --json runs/results/fast_tiny_color.json
 	$(EVALUATE) --weights fast_tiny_color --channels color --sets bsds500/val --quality 5..95:10 100 --json runs/results/fast_tiny_color_val.json
-	$(BIN)/python test.py document runs/results/fast_tiny_color.json runs/results/fast_tiny_color_val.json
+	$(BIN)/python test.py document runs/results/fast_small_color.json runs/results/fast_small_color_val.json \
+		runs/results/fast_tiny_color.json runs/results/fast_tiny_color_val.json
 
 # Tables 2 and 5 of the paper. Table 5 trains 18 small networks, for hours on a CPU; those that are there are left alone.
 results-tables: $(INSTALLED)
@@ -87,8 +93,9 @@ tables: $(INSTALLED)
 # Draws the figures of docs/results.md from docs/results.
 figures: $(INSTALLED)
 	$(BIN)/python test.py figure gain --output runs/figures \
-		--results docs/results/fast_tiny_gray_val.json docs/results/fast_tiny_color_val.json
-	$(BIN)/python test.py figure cost --results docs/results/fast_tiny_gray.json --set classic5 --output runs/figures
+		--results docs/results/fast_small_gray_val.json docs/results/fast_tiny_gray_val.json \
+		docs/results/fast_small_color_val.json docs/results/fast_tiny_color_val.json
+	$(BIN)/python test.py figure cost --results docs/results/fast_small_gray.json docs/results/fast_tiny_gray.json --set classic5 --output runs/figures
 	mkdir -p docs/figures
 	cp runs/figures/figure_gain.svg runs/figures/figure_gain.json runs/figures/figure_cost.svg runs/figures/figure_cost.json docs/figures
 
@@ -96,7 +103,7 @@ figures: $(INSTALLED)
 picture: $(INSTALLED)
 	$(BIN)/python -m data bundled --root runs/picture
 	$(BIN)/python test.py figure 6 --image runs/picture/bundled/test/chelsea.png --quality 10 --channels color \
-		--systems jpeg fast_tiny_color --crop 120,80,80,80 280,100,80,80 --dots-per-inch 115 --output runs/picture
+		--systems jpeg fast_small_color --crop 120,80,80,80 280,100,80,80 --dots-per-inch 115 --output runs/picture
 	cp runs/picture/figure_6.png docs/figure_6.png
 
 # Trains a config of stage 2 for MINUTES, from a fresh machine with a card to published weights: docs/training.md.

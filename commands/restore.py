@@ -28,10 +28,9 @@ class Candidate(NamedTuple):
     max_megapixels: float = math.inf
 
 
-# The best first. Files that are missing are passed over: no `fast_small_gray` is shipped yet, but a trained one that is
-# published under that name is taken. Without a colour network, luma networks restore colour photos.
+# The best first. Files that are missing are passed over. Without a colour network, luma networks restore colour photos.
 GRAY = (Candidate("fast_small_gray", 8), Candidate("fast_tiny_gray"))
-COLOR = (Candidate("fast_tiny_color"),)
+COLOR = (Candidate("fast_small_color", 8), Candidate("fast_tiny_color"))
 ADD_PROBE = "add one: test.py probe --weights FILE --output NEW_FILE"
 HELP = "restore photos in files and folders, and write them as PNG"
 
@@ -57,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         metavar="NAME",
         help="published weights or a file, for all photos; a luma network leaves the chroma as it is (default: the "
-        f"best for the kind and the size of each photo; shipped are {COLOR[-1].name} and {GRAY[-1].name})",
+        f"best for the kind and the size of each photo, of {', '.join(one.name for one in (*COLOR, *GRAY))})",
     )
     parser.add_argument(
         "--tile",

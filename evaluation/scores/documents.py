@@ -161,9 +161,9 @@ def gains_table(paths: Sequence[Path]) -> str:
             lowest = min((scores["worst_gain"] for scores in of_all if scores["worst_gain"] is not None), default=None)
             num_worse = sum(scores["num_worse"] for scores in of_all)
             note = (
-                f"{_title(set_name)}, {CHANNEL_TITLES[result['channels']]}, mean PSNR gain over these qualities: "
-                f"{_number(mean, '+.2f')} dB; images that lose: {num_worse} of {num_images * len(of_all)}; "
-                f"lowest of an image: {_number(lowest, '+.2f')} dB."
+                f"`{result['method']}`, {_title(set_name)}, {CHANNEL_TITLES[result['channels']]}, mean PSNR gain over "
+                f"these qualities: {_number(mean, '+.2f')} dB; images that lose: "
+                f"{num_worse} of {num_images * len(of_all)}; lowest of an image: {_number(lowest, '+.2f')} dB."
             )
             parts += [_block(rows) for rows in blocks[:-1]] + [_block(blocks[-1], f"{note} {_origin(result)}")]
     return "".join(parts)

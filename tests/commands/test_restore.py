@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from commands.restore import GRAY, best_of, choose_by_photo
+from commands.restore import COLOR, GRAY, best_of, choose_by_photo
 from cqe.quality import QualityProbe, QualityReader
 from restoration.photos import Photo, read_photo
 from restoration.weights import open_weights
@@ -161,19 +161,23 @@ def test_without_weights_each_photo_gets_the_network_for_its_kind(
     assert lines[3].endswith(by_color if has_color_network else by_luma)
 
 
+@pytest.mark.parametrize("kind", ["gray", "color"])
 def test_without_weights_a_large_photo_gets_the_faster_network(
-    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "weights"
     folder.mkdir()
-    for candidate in GRAY:
-        save_constant(folder / f"{candidate.name}.safetensors", channels=1, reading=20)
+    for channels, candidates in ((1, GRAY), (3, COLOR)):
+        for candidate in candidates:
+            save_constant(folder / f"{candidate.name}.safetensors", channels=channels, reading=20)
     monkeypatch.setattr("restoration.weights.WEIGHTS_DIR", folder)
-    monkeypatch.setattr("commands.restore.GRAY", (GRAY[0]._replace(max_megapixels=1e-4), GRAY[1]))
-    photos = [photo(tmp_path / "fits.png", 10, 10), photo(tmp_path / "large.png", 10, 11)]
+    for name, (best, fastest) in (("GRAY", GRAY), ("COLOR", COLOR)):
+        monkeypatch.setattr(f"commands.restore.{name}", (best._replace(max_megapixels=1e-4), fastest))
+    shape = (3,) if kind == "color" else ()
+    photos = [photo(tmp_path / "fits.png", 10, 10, *shape), photo(tmp_path / "large.png", 10, 11, *shape)]
     program.run("restore", *photos, "--output", tmp_path / "out", "--device", "cpu")
     lines = capsys.readouterr().out.splitlines()
-    assert [line.rpartition(", by ")[2] for line in lines[1::2]] == ["fast_small_gray", "fast_tiny_gray"]
+    assert [line.rpartition(", by ")[2] for line in lines[1::2]] == [f"fast_small_{kind}", f"fast_tiny_{kind}"]
 
 
 def test_a_photo_too_large_for_all_gets_the_last_network() -> None:

@@ -165,8 +165,8 @@ def test_gains_table_counts_the_images_that_lose(root: Path) -> None:
         "|---|---|---|",
         "| gain, mean of 2 images (dB) | +1.43 | +1.43 |",
         "| lowest of an image (dB) | -0.25 | -0.25 |",
-        "BSDS500 val, luma, mean PSNR gain over these qualities: +1.43 dB; images that lose: 2 of 4; lowest of an "
-        "image: -0.25 dB. Measured 2001-09-09: cpu, float32, weights sha256 `abababababab`.",
+        "`mine`, BSDS500 val, luma, mean PSNR gain over these qualities: +1.43 dB; images that lose: 2 of 4; lowest "
+        "of an image: -0.25 dB. Measured 2001-09-09: cpu, float32, weights sha256 `abababababab`.",
     ]
 
 

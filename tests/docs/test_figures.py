@@ -10,9 +10,11 @@ from tests.program import run
 
 KEPT = ROOT / "docs" / "figures"
 RESULTS = ROOT / "docs" / "results"
+LUMA = ("fast_small_gray", "fast_tiny_gray")
+COLOR = ("fast_small_color", "fast_tiny_color")
 SOURCES = {
-    "gain": ["--results", RESULTS / "fast_tiny_gray_val.json", RESULTS / "fast_tiny_color_val.json"],
-    "cost": ["--results", RESULTS / "fast_tiny_gray.json", "--set", "classic5"],
+    "gain": ["--results", *(RESULTS / f"{name}_val.json" for name in (*LUMA, *COLOR))],
+    "cost": ["--results", *(RESULTS / f"{name}.json" for name in LUMA), "--set", "classic5"],
 }
 
 

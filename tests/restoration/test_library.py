@@ -10,7 +10,12 @@ from tests.synthetic import picture
 
 
 def test_pixels_are_those_of_the_network() -> None:
-    for name, image in (("fast_tiny_color", picture()), ("fast_tiny_gray", picture()[..., 0])):
+    for name, image in (
+        ("fast_small_color", picture()),
+        ("fast_tiny_color", picture()),
+        ("fast_small_gray", picture()[..., 0]),
+        ("fast_tiny_gray", picture()[..., 0]),
+    ):
         restorer = load(name)
         difference = restore_array(restorer, image).astype(int) - restore_image(restorer, image)
         assert abs(difference).max() <= 1  # ours adds the change to the pixels; a tie may round the other way
@@ -18,7 +23,7 @@ def test_pixels_are_those_of_the_network() -> None:
 
 def test_any_network_takes_any_image() -> None:
     color, deep = picture(), picture()[..., 0].astype(np.uint16) * 257
-    for name in ("fast_tiny_color", "fast_tiny_gray"):
+    for name in ("fast_small_color", "fast_tiny_color", "fast_small_gray", "fast_tiny_gray"):
         for image in (color, color[..., 1], deep):
             restored = restore_array(load(name), image)
             assert restored.shape == image.shape and restored.dtype == image.dtype
