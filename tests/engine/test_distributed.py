@@ -127,9 +127,10 @@ def test_two_processes_train_the_restorer_as_one_does(folder: Path, ranks: list[
 @pytest.mark.slow
 def test_two_processes_with_synced_statistics_train_the_encoder_as_one_does(folder: Path, ranks: list[dict]) -> None:
     alone, pair = (read_newest(folder / f"{name}_cqe", stage="cqe")[1] for name in ("alone", "pair"))
-    # Float32, as for the restorer: 1e-6 is a hundredth of a step here. Sums over many pixels lose a digit more.
+    # Float32, as for the restorer: 5e-6 is a twentieth of a step here. Sums over many pixels lose a digit or two more;
+    # one weight of 9,216 was 2.3e-6 apart on a CPU with AVX-512.
     for part in ("module", "average"):
-        torch.testing.assert_close(pair[part], alone[part], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(pair[part], alone[part], rtol=1e-5, atol=5e-6)
     assert losses(folder / "pair_cqe") == pytest.approx(
         losses(folder / "alone_cqe"), rel=1e-3
     )  # four digits are logged
