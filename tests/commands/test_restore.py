@@ -185,12 +185,13 @@ def test_a_photo_too_large_for_all_gets_the_last_network() -> None:
 
 
 def test_a_gpu_takes_the_best_network_for_all_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for candidate in GRAY:
-        save_constant(tmp_path / f"{candidate.name}.safetensors", channels=1, reading=20)
+    for channels, candidates in ((1, GRAY), (3, COLOR)):
+        for candidate in candidates:
+            save_constant(tmp_path / f"{candidate.name}.safetensors", channels=channels, reading=20)
     monkeypatch.setattr("restoration.weights.WEIGHTS_DIR", tmp_path)
     monkeypatch.setattr("torch.nn.Module.to", lambda module, *args, **options: module)
     choose, opened = choose_by_photo(torch.device("cuda"))
-    assert list(opened) == [GRAY[0].name]
+    assert list(opened) == [GRAY[0].name, COLOR[0].name]
     assert choose(Photo(np.zeros((4000, 4000), np.uint8), None, {})).name == GRAY[0].name
 
 

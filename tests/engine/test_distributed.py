@@ -127,14 +127,16 @@ def test_two_processes_train_the_restorer_as_one_does(folder: Path, ranks: list[
 @pytest.mark.slow
 def test_two_processes_with_synced_statistics_train_the_encoder_as_one_does(folder: Path, ranks: list[dict]) -> None:
     alone, pair = (read_newest(folder / f"{name}_cqe", stage="cqe")[1] for name in ("alone", "pair"))
-    # Float32, as for the restorer: 1e-6 is a hundredth of a step here. Adam divides by the size of a gradient, so a
-    # weight whose gradient is nearly 0 may be further away: on a CPU with AVX-512, one of 9,216 by up to 7e-6.
-    assert pair["module"].keys() == alone["module"].keys()
-    for name, expected in alone["module"].items():
-        difference = (pair["module"][name].double() - expected.double()).abs()
-        rounding = 1e-6 + 1e-5 * expected.double().abs()
-        assert (difference > rounding).sum() <= max(1, expected.numel() // 1000), name
-        assert (difference <= 20 * rounding).all(), name
+    # Float32, as for the restorer: 1e-6 is a hundredth of a step here. Sums over many pixels lose a digit more. On a
+    # CPU with AVX-512 one weight of 9,216 was 7e-6 apart, the others of its layer within 2e-8: one may be an outlier.
+    assert pair["average"]["num_updates"] == alone["average"]["num_updates"]
+    averages = pair["average"]["module"], alone["average"]["module"]
+    for found, expected in ((pair["module"], alone["module"]), averages):
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            difference = (found[name].double() - tensor.double()).abs()
+            rounding = 1e-6 + 1e-5 * tensor.double().abs()
+            assert (difference > rounding).sum() <= 1 and (difference <= 20 * rounding).all(), name
     assert losses(folder / "pair_cqe") == pytest.approx(
         losses(folder / "alone_cqe"), rel=1e-3
     )  # four digits are logged
