@@ -8,6 +8,9 @@ unpacks to far more than its own size, or does not fit on the disk.
 import errno
 import gzip
 import lzma
+import ntpath
+import os
+import posixpath
 import shutil
 import stat
 import struct
@@ -36,6 +39,7 @@ _DAMAGE = (
     struct.error, OverflowError, UnicodeDecodeError,
     RuntimeError,  # zipfile raises this for a member with a password
 )  # fmt: skip
+_OUTSIDE = "points out of it"
 _BAD_NAME = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
@@ -54,10 +58,16 @@ class DamagedArchive(ValueError):
 
 
 class UnsafeMember(Exception):
-    """A zip member whose name points outside the folder. For zips this is what `tarfile.FilterError` is for tars."""
+    """A member for which the whole archive is refused.
 
-    def __init__(self, name: str) -> None:
-        self.tarinfo = tarfile.TarInfo(name)
+    Attributes:
+        finding: what is wrong with the member. It continues a sentence that starts with its name.
+    """
+
+    def __init__(self, name: str, finding: str) -> None:
+        super().__init__(name)
+        self.name = name
+        self.finding = finding
 
 
 def extract_images(
@@ -90,10 +100,8 @@ def extract_images(
             _extract_tar(archive, folder, budget)
         else:
             raise DamagedArchive(archive, "is no .zip, .tar or .tgz that can be read (cut off?)")
-    except tarfile.SpecialFileError as error:
-        raise ValueError(f"{archive} is refused: its member {error.tarinfo.name!r} is a device or a pipe") from error
-    except (tarfile.FilterError, UnsafeMember) as error:
-        raise ValueError(f"{archive} is refused: its member {error.tarinfo.name!r} points out of it") from error
+    except UnsafeMember as error:
+        raise ValueError(f"{archive} is refused: its member {error.name!r} {error.finding}") from error
     except _DAMAGE as error:
         raise DamagedArchive(archive, f"is damaged or cut off ({_reason(error)})") from error
     except OSError as error:
@@ -170,13 +178,41 @@ def _extract_tar(archive: Path, folder: Path, budget: _Budget) -> None:
             opened.members.clear()  # otherwise tarfile keeps all of them in memory
             if "\0" in member.name:
                 raise tarfile.ReadError("a name with a zero byte")
-            checked = tarfile.data_filter(member, str(folder))  # raises FilterError, for skipped members too
+            inner = _checked_inner_path(member)  # of members that are skipped, too
             if not member.isreg() or not is_image_name(Path(member.name)):
                 continue
             budget.check_claim(member.size)
             with opened.extractfile(member) as packed:
-                budget.write(packed, folder / checked.name)
+                budget.write(packed, folder / inner)
         _read_to_end(opened.fileobj)
+
+
+def _checked_inner_path(member: tarfile.TarInfo) -> PurePosixPath:
+    """Where a member goes, below the folder. Raises UnsafeMember for a device or pipe, and for what points outside.
+
+    Not `tarfile.data_filter`, which Python has only from 3.11.4 on.
+    """
+    if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
+        raise UnsafeMember(member.name, "is a device or a pipe")
+    inner = _with_slashes(member.name).lstrip("/")
+    places = [inner]
+    if member.issym():  # its target counts from the link's own folder; that of a hard link from the archive's root
+        places.append(posixpath.join(posixpath.dirname(inner), _with_slashes(member.linkname)))
+    elif member.islnk():
+        places.append(_with_slashes(member.linkname))
+    if any(_is_outside(posixpath.normpath(place)) for place in places):
+        raise UnsafeMember(member.name, _OUTSIDE)
+    return PurePosixPath(posixpath.normpath(inner))
+
+
+def _is_outside(inner: str) -> bool:
+    """Whether a normalised path leaves the folder."""
+    has_drive = os.name == "nt" and bool(ntpath.splitdrive(inner)[0])  # elsewhere a file's name may have a colon
+    return inner.startswith("/") or inner.split("/")[0] == ".." or has_drive
+
+
+def _with_slashes(name: str) -> str:
+    return name.replace(os.sep, "/")
 
 
 def _read_to_end(stream: IO[bytes]) -> None:
@@ -211,7 +247,7 @@ def _is_image(member: zipfile.ZipInfo) -> bool:
     """Whether a member is an image to write. Raises UnsafeMember for any member that points outside."""
     inner = _inner_path(member)
     if inner.is_absolute() or ".." in inner.parts or ":" in "".join(inner.parts[:1]):  # "./" has no parts
-        raise UnsafeMember(member.filename)
+        raise UnsafeMember(member.filename, _OUTSIDE)
     is_link = stat.S_ISLNK(member.external_attr >> 16)
     return not member.is_dir() and not is_link and is_image_name(Path(inner))
 

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import random
 import shutil
 import tarfile
 import zipfile
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from data.archives import DamagedArchive, extract_images
+from data.archives import DamagedArchive, UnsafeMember, _checked_inner_path, extract_images
 
 KILOBYTE = bytes(1000)
 
@@ -179,3 +180,54 @@ def test_a_device_is_refused_as_what_it_is(tmp_path: Path) -> None:
         archive.addfile(member)
     with pytest.raises(ValueError, match=r"a\.tar is refused: its member 'a\.png' is a device or a pipe$"):
         extract_images(tmp_path / "a.tar", tmp_path / "out")
+
+
+def tar_member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    return member
+
+
+@pytest.mark.parametrize(
+    "member, inner",
+    [
+        (tar_member("a/b.png"), "a/b.png"),
+        (tar_member("//a/./b.png"), "a/b.png"),
+        (tar_member("a/../b.png"), "b.png"),
+        (tar_member("..b.png"), "..b.png"),
+        (tar_member("a/link.png", tarfile.SYMTYPE, "../b.png"), "a/link.png"),
+        (tar_member("a/link.png", tarfile.LNKTYPE, "b.png"), "a/link.png"),
+        (tar_member("a/..", tarfile.DIRTYPE), "."),
+        (tar_member("a/../../b.png"), None),
+        (tar_member("/.."), None),
+        (tar_member("link.png", tarfile.SYMTYPE, "../b.png"), None),
+        (tar_member("a/link.png", tarfile.SYMTYPE, "/b.png"), None),
+        (tar_member("a/link.png", tarfile.LNKTYPE, "../b.png"), None),
+    ],
+)
+def test_a_tar_members_place_is_below_the_folder(member: tarfile.TarInfo, inner: str | None) -> None:
+    if inner is not None:
+        assert str(_checked_inner_path(member)) == inner
+    else:
+        with pytest.raises(UnsafeMember, match=member.name):
+            _checked_inner_path(member)
+
+
+@pytest.mark.skipif(not hasattr(tarfile, "data_filter"), reason="Python before 3.11.4 has no tarfile.data_filter")
+def test_tar_members_are_refused_as_pythons_own_filter_refuses_them(tmp_path: Path) -> None:
+    choice = random.Random(0).choice
+    parts = ("a", "..", ".", "b.png", "/", "", "c:", "a\\b")
+    verdicts = {True: 0, False: 0}
+    for _ in range(3000):
+        name, target = ("/".join(choice(parts) for _ in range(choice((1, 2, 3, 4)))) for _ in range(2))
+        member = tar_member(name, choice((tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE)), target)
+        refused = []
+        for check in (_checked_inner_path, lambda member: tarfile.data_filter(member, str(tmp_path))):
+            try:
+                check(member)
+                refused.append(False)
+            except (UnsafeMember, tarfile.FilterError):
+                refused.append(True)
+        assert refused[0] == refused[1], (member.type, name, target)
+        verdicts[refused[0]] += 1
+    assert min(verdicts.values()) > 500
