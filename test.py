@@ -26,7 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file's name may not be text in the terminal's encoding
             stream.reconfigure(errors="backslashreplace")
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    with user_errors("test.py"):
+        options = _parsed(list(sys.argv[1:] if arguments is None else arguments))
+        options.run(options)
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = OneLineParser(prog="test.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     subcommands = parser.add_subparsers(title="subcommands", metavar="SUBCOMMAND", required=True)
     for name in arguments[:1] if arguments[:1] and arguments[0] in COMMANDS else COMMANDS:
@@ -34,9 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         subcommand = subcommands.add_parser(name, help=command.HELP)
         subcommand.set_defaults(run=command.run)
         command.add_arguments(subcommand)
-    options = parser.parse_args(arguments)
-    with user_errors("test.py"):
-        options.run(options)
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
 import contextlib
 import os
+import select
 import sys
 from collections.abc import Iterator
+from typing import NoReturn
 
+_STATUS_OF_CLOSED_PIPE = 128 + 13  # 13 is SIGPIPE
 _MEMORY_MESSAGES = ("out of memory", "not enough memory", "can't allocate memory")  # torch's, in a plain RuntimeError
 
 
@@ -13,18 +16,44 @@ def user_errors(program: str) -> Iterator[None]:
     """Turn ValueError, OSError and a training that diverged (FloatingPointError) into one line and exit status 2.
 
     The line is `program: error: message`, on stderr. If the variable TRACEBACK is 1, the traceback is shown instead.
+    Where the reader of stdout has gone (`| head`), the command ends without a line, with the status 141 that a shell
+    gives to programs that a closed pipe ended.
     """
     try:
-        yield
-    except (ValueError, OSError, FloatingPointError) as error:
-        if os.environ.get("TRACEBACK") == "1":
+        try:
+            yield
+        except SystemExit:  # argparse's, after --help
+            sys.stdout.flush()
             raise
-        message = " ".join(str(error).split()) or type(error).__name__
-        print(f"{program}: error: {message}", file=sys.stderr)
-        sys.exit(2)
+        sys.stdout.flush()  # a closed pipe would otherwise show only at Python's end
+    except BrokenPipeError as error:
+        if not _stdout_is_closed():  # it was another pipe: a worker's
+            _end_with_line(program, error)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it stays open; Python flushes sys.stdout at its end
+        sys.exit(_STATUS_OF_CLOSED_PIPE)
+    except (ValueError, OSError, FloatingPointError) as error:
+        _end_with_line(program, error)
     except KeyboardInterrupt:
         print(f"{program}: stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def _end_with_line(program: str, error: Exception) -> NoReturn:
+    if os.environ.get("TRACEBACK") == "1":
+        raise error
+    message = " ".join(str(error).split()) or type(error).__name__
+    print(f"{program}: error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _stdout_is_closed() -> bool:
+    """Whether stdout is a pipe that nobody reads any more. To flush it again would not tell: its buffer is empty."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), select.POLLOUT)
+    except (AttributeError, OSError, ValueError):  # no poll on Windows; a stdout without a file
+        return False
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def is_about_memory(error: Exception) -> bool:

@@ -14,9 +14,9 @@ from data.prepare import prepare
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command. A user's mistake gives one line and exit status 2."""
-    options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with user_errors("python -m data"):
+        options = _parser().parse_args(arguments)
         print("\n".join(_run(options)))
 
 
