@@ -22,6 +22,7 @@ from engine.config import OptimConfig
 from engine.optimizers import is_for_muon
 
 CPU = torch.device("cpu")
+SOAP_LARGEST_SIZE = 10_000  # `pytorch-optimizer` leaves a larger dimension without its matrices
 FLOAT_BYTES = 4  # of a weight, of its gradient and of each number that an optimiser keeps for it
 
 
@@ -107,11 +108,17 @@ class _BothPasses(nn.Module):
 
 
 def _num_kept(trained: Mapping[str, nn.Parameter], optim: OptimConfig) -> int:
-    """Numbers in the optimiser's state and in the average. Muon keeps one for a number that it trains, Adam two."""
-    return sum(
-        (optim.has_average + (1 if is_for_muon(name, parameter, optim) else 2)) * parameter.numel()
-        for name, parameter in trained.items()
-    )
+    """Numbers in the optimiser's state and in the average.
+
+    Muon keeps one for a number that it trains, all others two. SOAP keeps two square matrices more for each dimension.
+    """
+    num_kept = 0
+    for name, parameter in trained.items():
+        copies = optim.has_average + (1 if is_for_muon(name, parameter, optim) else 2)
+        num_kept += copies * parameter.numel()
+        if optim.name == "soap" and parameter.ndim > 1:
+            num_kept += 2 * sum(size**2 for size in parameter.shape if size <= SOAP_LARGEST_SIZE)
+    return num_kept
 
 
 class _Counter(TorchDispatchMode):

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from engine.config import OptimConfig
 from engine.estimate import StepCost, step_cost
+from engine.optimizers import build_optimizer
 from tests.engine.muon_worker import Objective
 
 SIZE = 32
@@ -74,6 +76,18 @@ def test_weights_and_the_optimisers_state_are_kept(optim: dict, copies: int) -> 
     numbers = (1 + copies) * sum(parameter.numel() for parameter in module.parameters())
     numbers += sum(parameter.numel() for parameter in of_adam) if optim.get("name") == "muon" else 0
     assert cost(module, **optim).kept_bytes == 4 * numbers
+
+
+def test_soaps_matrices_are_counted() -> None:
+    module, optim = Objective(), OptimConfig(name="soap", betas=(0.95, 0.95))
+    optimizer = build_optimizer(module, optim)
+    for _ in range(2):  # it makes its matrices in the first step, and their eigenvectors too
+        for parameter in module.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+    tensors = [tensor for tensor in tree_leaves(optimizer.state_dict()["state"]) if isinstance(tensor, torch.Tensor)]
+    kept = sum(tensor.numel() for tensor in tensors) + sum(parameter.numel() for parameter in module.parameters())
+    assert cost(module, name="soap", betas=(0.95, 0.95)).kept_bytes == 4 * kept
 
 
 def test_half_precision_needs_less_and_nothing_is_computed() -> None:
