@@ -36,6 +36,11 @@ DIFFERENCES = {
         "data.full_range_share": (0.3, None),
         "encoder": ("weights/cqe_gray.safetensors", "weights/cqe_color.safetensors"),
         "initial_weights": (None, "fast_tiny_gray"),
+        "data.aligned_share": (1.0, 0.97),
+        "histories.clean_share": (None, 0.02),
+        "histories.full_chroma_share": (None, 0.03),
+        "histories.foreign_tables_share": (None, 0.04),
+        "histories.double_share": (None, 0.03),
     },
     "restorer/fast_small_gray": {
         "data.full_range_share": (0.3, None),
