@@ -29,13 +29,18 @@ def user_errors(program: str) -> Iterator[None]:
     except BrokenPipeError as error:
         if not _stdout_is_closed():  # it was another pipe: a worker's
             _end_with_line(program, error)
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it stays open; Python flushes sys.stdout at its end
+        silence_stdout()
         sys.exit(_STATUS_OF_CLOSED_PIPE)
     except (ValueError, OSError, FloatingPointError) as error:
         _end_with_line(program, error)
     except KeyboardInterrupt:
         print(f"{program}: stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def silence_stdout() -> None:
+    """Print nowhere from now on: nobody reads stdout any more."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it stays open; Python flushes sys.stdout at its end
 
 
 def _end_with_line(program: str, error: Exception) -> NoReturn:

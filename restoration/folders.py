@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from common.errors import is_about_memory
+from common.errors import is_about_memory, silence_stdout
 from restoration.photos import Photo, read_photo, restore_photo, save_photo
 from restoration.tiling import TILE_PX
 
@@ -155,7 +155,7 @@ def _say(line: str, bar: tqdm) -> None:
         bar.write(line, file=sys.stdout)
         sys.stdout.flush()
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it stays open; Python flushes sys.stdout at its end
+        silence_stdout()
 
 
 def _reason(error: Exception, tile_px: int) -> str:
