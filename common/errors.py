@@ -22,10 +22,11 @@ def user_errors(program: str) -> Iterator[None]:
     try:
         try:
             yield
-        except SystemExit:  # argparse's, after --help
-            sys.stdout.flush()
+        except SystemExit as end:
+            if not end.code:  # argparse's, after --help
+                _flush_stdout()
             raise
-        sys.stdout.flush()  # a closed pipe would otherwise show only at Python's end
+        _flush_stdout()  # a closed pipe would otherwise show only at Python's end
     except BrokenPipeError as error:
         if not _stdout_is_closed():  # it was another pipe: a worker's
             _end_with_line(program, error)
@@ -34,8 +35,7 @@ def user_errors(program: str) -> Iterator[None]:
     except (ValueError, OSError, FloatingPointError) as error:
         _end_with_line(program, error)
     except KeyboardInterrupt:
-        print(f"{program}: stopped", file=sys.stderr)
-        sys.exit(130)
+        _end(f"{program}: stopped", 130)
 
 
 def silence_stdout() -> None:
@@ -47,8 +47,21 @@ def _end_with_line(program: str, error: Exception) -> NoReturn:
     if os.environ.get("TRACEBACK") == "1":
         raise error
     message = " ".join(str(error).split()) or type(error).__name__
-    print(f"{program}: error: {message}", file=sys.stderr)
-    sys.exit(2)
+    _end(f"{program}: error: {message}", 2)
+
+
+def _end(line: str, status: int) -> NoReturn:
+    print(line, file=sys.stderr)
+    try:
+        _flush_stdout()
+    except OSError:  # Python would say so at its end, and take a status of its own
+        silence_stdout()
+    sys.exit(status)
+
+
+def _flush_stdout() -> None:
+    if sys.stdout is not None:  # Python sets it to None if it was closed before the start
+        sys.stdout.flush()
 
 
 def _stdout_is_closed() -> bool:

@@ -19,10 +19,9 @@ from torch.utils.flop_counter import flop_registry
 
 from common.machine import autocast
 from engine.config import OptimConfig
-from engine.optimizers import is_for_muon
+from engine.optimizers import SOAP_LARGEST_SIZE, is_for_muon
 
 CPU = torch.device("cpu")
-SOAP_LARGEST_SIZE = 10_000  # `pytorch-optimizer` leaves a larger dimension without its matrices
 FLOAT_BYTES = 4  # of a weight, of its gradient and of each number that an optimiser keeps for it
 
 

@@ -28,6 +28,7 @@ from engine.ema import AveragedWeights, ExponentialMovingAverage, ScheduleFreeAv
 # between 0 and 1 to about 1.
 NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_ROUNDS = 5
+SOAP_LARGEST_SIZE = 10_000  # a larger dimension of a weight goes without its matrices
 
 
 def learning_rate(config: OptimConfig, step: int, share: float) -> float:
@@ -120,7 +121,8 @@ def _build_of_library(trainable: dict[str, nn.Parameter], config: OptimConfig) -
                 super().step(closure)
 
     groups = [{"params": list(trainable.values()), "lr_share": 1.0}]
-    return Guarded(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+    extra = {"max_precondition_dim": SOAP_LARGEST_SIZE} if config.name == "soap" else {}
+    return Guarded(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, **extra)
 
 
 class Muon(torch.optim.Optimizer):

@@ -214,13 +214,14 @@ def test_a_tar_members_place_is_below_the_folder(member: tarfile.TarInfo, inner:
 
 
 @pytest.mark.skipif(not hasattr(tarfile, "data_filter"), reason="Python before 3.11.4 has no tarfile.data_filter")
-def test_tar_members_are_refused_as_pythons_own_filter_refuses_them(tmp_path: Path) -> None:
+def test_files_and_folders_are_refused_as_pythons_own_filter_refuses_them(tmp_path: Path) -> None:
+    # Not links: we never write them, and which ones Python refuses changes with its patch releases.
     choice = random.Random(0).choice
     parts = ("a", "..", ".", "b.png", "/", "", "c:", "a\\b")
     verdicts = {True: 0, False: 0}
     for _ in range(3000):
-        name, target = ("/".join(choice(parts) for _ in range(choice((1, 2, 3, 4)))) for _ in range(2))
-        member = tar_member(name, choice((tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE)), target)
+        name = "/".join(choice(parts) for _ in range(choice((1, 2, 3, 4))))
+        member = tar_member(name, choice((tarfile.REGTYPE, tarfile.DIRTYPE)))
         refused = []
         for check in (_checked_inner_path, lambda member: tarfile.data_filter(member, str(tmp_path))):
             try:
@@ -228,6 +229,6 @@ def test_tar_members_are_refused_as_pythons_own_filter_refuses_them(tmp_path: Pa
                 refused.append(False)
             except (UnsafeMember, tarfile.FilterError):
                 refused.append(True)
-        assert refused[0] == refused[1], (member.type, name, target)
+        assert refused[0] == refused[1], (member.type, name)
         verdicts[refused[0]] += 1
-    assert min(verdicts.values()) > 500
+    assert min(verdicts.values()) > 300
