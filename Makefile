@@ -84,7 +84,7 @@ results-color: $(INSTALLED)
 results-tables: $(INSTALLED)
 	$(BIN)/python -m commands.ablation --size fast_tiny --seeds 0 1 2
 	$(BIN)/python test.py table 5 --device cpu --json runs/results/table_5.json
-	$(BIN)/python test.py table 2 --device cpu --weights jpeg fast_tiny_gray --json runs/results/table_2.json
+	$(BIN)/python test.py table 2 --device cpu --weights jpeg fast_small_gray fast_tiny_gray --json runs/results/table_2.json
 	$(BIN)/python test.py document runs/results/table_5.json runs/results/table_2.json
 
 tables: $(INSTALLED)

@@ -45,6 +45,7 @@ DIFFERENCES = {
     "restorer/fast_small_gray": {
         "data.full_range_share": (0.3, None),
         "encoder": ("weights/cqe_gray.safetensors", "weights/cqe_color.safetensors"),
+        "histories.clean_share": (0.02, 0.03),
         "initial_weights": ("fast_tiny_gray", "fast_tiny_color"),
     },
     "restorer/paper_gray": {
