@@ -23,7 +23,9 @@ def user_errors(program: str) -> Iterator[None]:
         try:
             yield
         except SystemExit as end:
-            if not end.code:  # argparse's, after --help
+            if end.code:
+                _flush_or_silence_stdout()
+            else:  # argparse's, after --help
                 _flush_stdout()
             raise
         _flush_stdout()  # a closed pipe would otherwise show only at Python's end
@@ -51,12 +53,18 @@ def _end_with_line(program: str, error: Exception) -> NoReturn:
 
 
 def _end(line: str, status: int) -> NoReturn:
-    print(line, file=sys.stderr)
+    if sys.stderr is not None:
+        print(line, file=sys.stderr)
+    _flush_or_silence_stdout()
+    sys.exit(status)
+
+
+def _flush_or_silence_stdout() -> None:
+    """For an end that has a status of its own: if stdout cannot be written, Python would say so and exit with 120."""
     try:
         _flush_stdout()
-    except OSError:  # Python would say so at its end, and take a status of its own
+    except OSError:
         silence_stdout()
-    sys.exit(status)
 
 
 def _flush_stdout() -> None:

@@ -42,6 +42,7 @@ def test_a_command_whose_reader_has_gone_ends_quietly(statement: str, unbuffered
     [
         ("print('short'); raise ValueError('a mistake')", 2, "program: error: a mistake\n"),
         ("print('short'); raise KeyboardInterrupt", 130, "program: stopped\n"),
+        ("print('short'); sys.exit(3)", 3, ""),
     ],
 )
 def test_an_error_keeps_its_line_and_status_where_the_reader_has_gone(statement: str, status: int, line: str) -> None:

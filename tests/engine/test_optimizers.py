@@ -15,6 +15,7 @@ from engine.ema import ExponentialMovingAverage
 from engine.optimizers import (
     NEWTON_SCHULZ_COEFFICIENTS,
     NEWTON_SCHULZ_ROUNDS,
+    SOAP_LARGEST_SIZE,
     build_average,
     build_optimizer,
     learning_rate,
@@ -115,6 +116,7 @@ def test_soap_is_the_librarys_and_trains_what_is_trainable() -> None:
     ours, theirs = Network(), Network()
     theirs.load_state_dict(ours.state_dict())
     optimizer = build_optimizer(ours, SOAP)
+    assert optimizer.param_groups[0]["max_precondition_dim"] == SOAP_LARGEST_SIZE  # the estimate counts on it
     steps_and_a_slower_one(ours, optimizer, 12)
     trainable = [parameter for parameter in theirs.parameters() if parameter.requires_grad]
     reference = pytorch_optimizer.SOAP(trainable, lr=0.01, betas=(0.9, 0.95), weight_decay=0.1)
