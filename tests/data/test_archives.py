@@ -214,14 +214,13 @@ def test_a_tar_members_place_is_below_the_folder(member: tarfile.TarInfo, inner:
 
 
 @pytest.mark.skipif(not hasattr(tarfile, "data_filter"), reason="Python before 3.11.4 has no tarfile.data_filter")
-def test_files_and_folders_are_refused_as_pythons_own_filter_refuses_them(tmp_path: Path) -> None:
-    # Not links: we never write them, and which ones Python refuses changes with its patch releases.
+def test_tar_members_are_refused_as_pythons_own_filter_refuses_them(tmp_path: Path) -> None:
     choice = random.Random(0).choice
     parts = ("a", "..", ".", "b.png", "/", "", "c:", "a\\b")
     verdicts = {True: 0, False: 0}
     for _ in range(3000):
-        name = "/".join(choice(parts) for _ in range(choice((1, 2, 3, 4))))
-        member = tar_member(name, choice((tarfile.REGTYPE, tarfile.DIRTYPE)))
+        name, target = ("/".join(choice(parts) for _ in range(choice((1, 2, 3, 4)))) for _ in range(2))
+        member = tar_member(name, choice((tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE)), target)
         refused = []
         for check in (_checked_inner_path, lambda member: tarfile.data_filter(member, str(tmp_path))):
             try:
@@ -229,6 +228,8 @@ def test_files_and_folders_are_refused_as_pythons_own_filter_refuses_them(tmp_pa
                 refused.append(False)
             except (UnsafeMember, tarfile.FilterError):
                 refused.append(True)
-        assert refused[0] == refused[1], (member.type, name)
+        # Newer patch releases refuse more links. We may allow those: links are never written.
+        is_allowed = refused[0] <= refused[1] if member.issym() or member.islnk() else refused[0] == refused[1]
+        assert is_allowed, (member.type, name, target)
         verdicts[refused[0]] += 1
-    assert min(verdicts.values()) > 300
+    assert min(verdicts.values()) > 500
