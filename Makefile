@@ -1,4 +1,4 @@
-# make quickstart | test | faults | lint | format | benchmark | results | tables | figures | picture | train-for | test-gpu
+# make install | quickstart | test | faults | lint | format | benchmark | results | tables | figures | picture | train-for | test-gpu
 # Each target first makes .venv and installs requirements.txt, if that has not been done.
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 QUICK := runs/quickstart
 EVALUATE = $(BIN)/python test.py evaluate --device cpu
 
-.PHONY: quickstart test faults lint format benchmark clean-quickstart results results-gray results-color \
+.PHONY: install quickstart test faults lint format benchmark clean-quickstart results results-gray results-color \
 	results-tables tables figures picture \
 	train-for test-gpu
 
@@ -22,6 +22,8 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SHARE = $(PYTHON) -c 'import site; print(*site.getsitepackages(), sep="\n")' > $(VENV)/shared && \
 	mv $(VENV)/shared "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
 OFFLINE = $(PIP) --no-index --no-deps $(WHEELS)/*.whl
+
+install: $(INSTALLED)
 
 # Trains both stages for a minute or two each, on photos that come with scikit-image. Then scores the new network and the
 # shipped weights on photos that neither has seen. Needs no download and no GPU.

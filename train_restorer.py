@@ -81,7 +81,7 @@ class RestorerStage(Stage):
         if config.train_encoder:
             self.kept.train_encoder()
         recompute_activations(self.kept, config.recompute_activations)
-        self.module = RestorationObjective(self.kept, fft_weight=config.loss.fft_weight, fft_norm=config.loss.fft_norm)
+        self.module = RestorationObjective(self.kept, config.loss)
         self.validation_images = validation_images
         self.probe = probe  # the encoder's; it is published with that encoder only
         self.probe_of = {} if encoder is None else {name: t.clone() for name, t in encoder.state_dict().items()}

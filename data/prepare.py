@@ -116,7 +116,7 @@ def check_target(name: str, root: str | Path, *, force: bool) -> None:
         raise ValueError(f"unknown set {name!r}; the sets are {', '.join(KNOWN_SETS)}")
     target = Path(root) / name
     if os.path.lexists(target) and not force:
-        raise FileExistsError(f"{target} is there already; set force to replace it")
+        raise FileExistsError(f"{target} is there already; give --force to replace it")
 
 
 def _check_sources(sources: list[Path], target: Path, link: bool) -> None:

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from losses.reconstruction import reconstruction_loss
+from restoration.config import LossConfig
 from restoration.networks.restorer import Restorer
 
 
@@ -11,17 +12,15 @@ class RestorationObjective(nn.Module):
 
     Args:
         restorer: the network.
-        fft_weight: lambda of Eq. 10, >= 0.
-        fft_norm: scaling of the transform, as in `losses.reconstruction.fft_loss`.
+        loss: the options of the loss.
     """
 
-    def __init__(self, restorer: Restorer, *, fft_weight: float = 0.1, fft_norm: str = "backward") -> None:
+    def __init__(self, restorer: Restorer, loss: LossConfig) -> None:
         super().__init__()
         self.restorer = restorer
-        self.fft_weight = fft_weight
-        self.fft_norm = fft_norm
+        self.loss = loss
 
     def forward(self, degraded: Tensor, clean: Tensor) -> dict[str, Tensor]:
         """Named losses of a batch. Both images are (N, C, H, W) in [0, 1]."""
         restored = self.restorer(degraded)
-        return reconstruction_loss(restored, clean, fft_weight=self.fft_weight, fft_norm=self.fft_norm)
+        return reconstruction_loss(restored, clean, fft_weight=self.loss.fft_weight, fft_norm=self.loss.fft_norm)

@@ -1,15 +1,21 @@
 """What a training of stage 2 builds its network from: an encoder's file, trained weights, or a checkpoint."""
 
+import logging
 from typing import NamedTuple
+
+import torch
 
 from cqe.encoder import QualityEncoder
 from cqe.quality import QualityProbe
 from cqe.weights import build_encoder, build_probe, check_channels
+from engine.distributed import is_main_process
 from engine.run import Checkpoint
 from engine.weight_files import describing, load_exactly
 from restoration.config import RestorerConfig
 from restoration.networks.restorer import Restorer
 from restoration.weights import Weights, open_weights
+
+logger = logging.getLogger(__name__)
 
 
 class Start(NamedTuple):
@@ -40,10 +46,26 @@ def _open_guide(config: RestorerConfig, trained: Weights | None) -> Weights | No
         return None
     # Trained weights bring the encoder they were trained with, but a luma encoder cannot read RGB.
     if trained is not None and trained.network.channels == config.data.channels and trained.encoder is not None:
+        if config.encoder and is_main_process() and not _is_encoder_in(config.encoder, trained.encoder):
+            logger.warning(
+                "%s brings its own encoder, and encoder %s is not used; for that one start with no initial_weights",
+                config.initial_weights,
+                config.encoder,
+            )
         return trained
     opened = open_weights(config.encoder, needs="encoder")
     check_channels(opened.encoder, config.data.channels, opened.path)
     return opened
+
+
+def _is_encoder_in(name: str, encoder: QualityEncoder) -> bool:
+    """Whether this encoder is the one of that name or file, up to rounding to float16."""
+    try:
+        other = open_weights(name, needs="encoder").encoder.state_dict()
+    except (OSError, ValueError):
+        return False
+    mine = encoder.state_dict()
+    return mine.keys() == other.keys() and all(torch.equal(mine[key].half(), other[key].half()) for key in mine)
 
 
 def _start_in(checkpoint: Checkpoint) -> Start:

@@ -64,8 +64,7 @@ class Trial:
         self.settings, self.placement = settings, Placement.of(trainer, device)
         network = copy.deepcopy(network)
         _fill_zeros(network)
-        loss = config.loss
-        objective = RestorationObjective(network, fft_weight=loss.fft_weight, fft_norm=loss.fft_norm).train()
+        objective = RestorationObjective(network, config.loss).train()
         self.placement.place(objective)
         self.trainable = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         self.optimizer = build_optimizer(objective, config.optim)

@@ -23,6 +23,7 @@ from cqe.encoder import QualityEncoder
 from engine.compiling import compiled
 from engine.config import OptimConfig
 from engine.optimizers import build_optimizer
+from restoration.config import LossConfig
 from restoration.networks import NetworkConfig, build_restorer
 from restoration.networks.restorer import Restorer
 from restoration.objective import RestorationObjective
@@ -103,7 +104,8 @@ class Runner:
             return perf_counter() - started
 
     def _step(self) -> Callable[[], None]:
-        objective = RestorationObjective(build_network(self.case)).to(self.device, memory_format=self.layout).train()
+        objective = RestorationObjective(build_network(self.case), LossConfig()).train()
+        objective.to(self.device, memory_format=self.layout)
         trainable = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         optimizer = build_optimizer(objective, OptimConfig()) if self.case.is_ours else torch.optim.Adam(trainable)
         self.model = compiled(objective, self.case.compile, self.device) if self.case.is_ours else objective

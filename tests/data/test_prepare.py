@@ -241,7 +241,7 @@ def test_an_existing_set_stays_unless_forced(tmp_path: Path, root: Path, capsys:
     prepare("icb", tmp_path / "first", root=root)
     status, _, err = run(["prepare", "icb", str(tmp_path / "second")], root, capsys)
     assert (status, tree(root)) == (2, ["icb", "icb/a.png"])
-    assert "icb is there already; set force to replace it" in err
+    assert "icb is there already; give --force to replace it" in err
     (tmp_path / "third").mkdir()
     (tmp_path / "third/c.png").write_text("broken")
     assert run(["prepare", "icb", str(tmp_path / "third"), "--force"], root, capsys)[0] == 2

@@ -14,6 +14,7 @@ from engine.distributed import Process
 from engine.finite import FiniteGuard
 from engine.loop import Training
 from engine.placement import Placement
+from restoration.config import LossConfig
 from restoration.objective import RestorationObjective
 from tests.engine.line import Config, Line, LineStage
 from tests.networks import tiny_restorer
@@ -126,7 +127,7 @@ def test_images_are_laid_out_and_other_arguments_left_alone() -> None:
 
 def test_nothing_of_a_step_stays_behind_on_the_cpu() -> None:
     """On the meta device an operation with a tensor of the CPU fails, as it would on a GPU."""
-    module, images = RestorationObjective(tiny_restorer()).train(), torch.rand(4, 1, 32, 32)
+    module, images = RestorationObjective(tiny_restorer(), LossConfig()).train(), torch.rand(4, 1, 32, 32)
     placement = Placement(META, torch.float32, torch.channels_last)
     placement.place(module)
     losses = module(*placement.lay_out(placement.move({"degraded": images, "clean": images}).values()))

@@ -27,7 +27,7 @@ from engine.run_folder import read_newest
 from restoration.config import RestorerConfig, ValidationConfig
 from restoration.networks import NetworkConfig
 from restoration.networks.rdn import RDN
-from restoration.weights import load_restorer, open_weights
+from restoration.weights import load_restorer, open_weights, store_half
 from tests.places import ROOT
 from tests.synthetic import cqe_settings, make_data_root, picture, restorer_settings, write_config, write_pictures
 
@@ -363,6 +363,21 @@ def test_training_goes_on_from_trained_weights(settings: Callable, script: Calla
     assert script("restorer", settings("restorer", run="second", max_steps=1), *still)[0] == 0
     before, after = (load_restorer(tmp_path / run / "restorer.safetensors").state_dict() for run in ("first", "second"))
     torch.testing.assert_close(after, before, rtol=0, atol=1e-12)
+
+
+def test_an_encoder_that_trained_weights_replace_is_named(
+    settings: Callable, script: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert script("restorer", settings("restorer", run="first", max_steps=1))[0] == 0
+    half, other = tmp_path / "half.safetensors", tmp_path / "other.safetensors"
+    store_half(tmp_path / "first" / "restorer.safetensors", half)  # its encoder is the config's, rounded
+    save_encoder(QualityEncoder(1, width=8, remove_local_mean=True), other)
+    for options, is_named in (([], False), (["--encoder", str(other)], True)):
+        caplog.clear()
+        given = settings("restorer", run="second", dry_run=True)
+        assert script("restorer", given, "--initial_weights", str(half), *options)[0] == 0
+        warned = f"{half} brings its own encoder, and encoder {other} is not used" in caplog.text
+        assert warned == is_named, caplog.text
 
 
 def test_a_probe_is_published_with_its_own_encoder_only(tmp_path: Path) -> None:
