@@ -13,7 +13,7 @@ EVALUATE = $(BIN)/python test.py evaluate --device cpu
 
 $(INSTALLED): requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(if $(WHEELS),--without-pip) $(VENV)
 	$(if $(WHEELS),$(SHARE) && $(OFFLINE),$(PIP) -r requirements.txt)
 	touch $@
 
@@ -21,7 +21,7 @@ $(INSTALLED): requirements.txt
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SHARE = $(PYTHON) -c 'import site; print(*site.getsitepackages(), sep="\n")' > $(VENV)/shared && \
 	mv $(VENV)/shared "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
-OFFLINE = $(PIP) --no-index --no-deps $(WHEELS)/*.whl
+OFFLINE = $(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check --no-index --no-deps $(WHEELS)/*.whl
 
 install: $(INSTALLED)
 
@@ -121,8 +121,12 @@ train-for:
 	@test $(READY) != $(BIN)/python || $(MAKE) --no-print-directory $(INSTALLED)
 	$(READY) test.py fit --output $(RUN).yaml -- --config $(CONFIG) --trainer.max_minutes $(MINUTES) $(OPTIONS)
 	$(READY) train_restorer.py --config $(CONFIG) --config $(RUN).yaml --trainer.run_dir $(RUN) \
-		--trainer.max_minutes $(MINUTES) --trainer.save_every_minutes 1 --resume auto $(OPTIONS)
-	$(READY) test.py publish --weights $(RUN)/restorer.safetensors --output $(RUN)/$(NAME).safetensors
+		--trainer.max_minutes $(MINUTES) --trainer.save_every_minutes 1 --resume auto $(OPTIONS) || \
+		{ status=$$?; test ! -e $(RUN)/restorer.safetensors || { $(STORE); }; exit $$status; }
+	$(STORE)
+
+# Stores the best weights so far, in pieces too if the file is large. A training that was stopped has some as well.
+STORE = $(READY) test.py publish --weights $(RUN)/restorer.safetensors --output $(RUN)/$(NAME).safetensors && \
 	find $(RUN)/$(NAME).safetensors -size +16383k -exec split -b 15m {} {}.part- \;
 
 # The tests that need a GPU: the first thing to run where there is one.

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import NoReturn
 
+from common.machine import usable_cores
 from data.config import expand_qualities
 from data.known_sets import measured_folders
 from evaluation.figures.crops import Crop
@@ -89,7 +90,7 @@ def add_workers_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=positive,
-        default=max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))),
+        default=max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))),
         metavar="N",
         help="processes that score images, or threads that make them (default: one for each core: %(default)s)",
     )

@@ -1,11 +1,10 @@
 """`benchmark`: the speed of the loader, of scoring and of the networks."""
 
 import argparse
-import os
 
 from commands.arguments import positive
 from commands.outputs import check_outputs, report
-from common.machine import choose_device
+from common.machine import choose_device, usable_cores
 from evaluation.speed import loader, networks, ratios, scoring
 
 COMPILE = {"auto": "auto", "on": True, "off": False}  # option -> value in `engine.compiling`
@@ -52,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
     compile_step = COMPILE[options.compile]
     cases = networks.usual_cases(batch_size, size_px, device, compile_step=compile_step)
     rows = loader.loader_rows(5 * options.rounds)  # more, because a round takes less than a second
-    rows.append(scoring.scoring_row(options.rounds, workers=os.cpu_count() or 1))
+    rows.append(scoring.scoring_row(options.rounds, workers=usable_cores()))
     network_rows, settings = networks.network_rows(cases, options.rounds)
     shared = {"batch": batch_size, "size": size_px, "compile": options.compile}
     result = ratios.circumstances(device) | {"settings": shared | settings, "rows": rows + network_rows}

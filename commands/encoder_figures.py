@@ -1,7 +1,6 @@
 """`figure 2` (t-SNE of representations) and `figure 5` (feature maps): what the encoder sees."""
 
 import argparse
-import os
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 from commands.arguments import ExpandQualities, path_name, positive, seed
 from commands.encoders import open_encoder_for
 from commands.systems import origin
-from common.machine import choose_device
+from common.machine import choose_device, usable_cores
 from data.config import data_root
 from data.images import list_images
 from data.known_sets import measured_folders
@@ -112,7 +111,7 @@ def _clusters(weights: Weights, options: argparse.Namespace) -> tuple[Figure, di
     photos = ImageSet(folder.name, list_images(folder)) if options.real or folder.is_dir() else None
     if options.projector:
         tsne.check_projector(options.projector)
-    drawing = Drawing((options.crop_size,), seed=options.seed, workers=os.cpu_count() or 1)
+    drawing = Drawing((options.crop_size,), seed=options.seed, workers=usable_cores())
     panels = tsne.embed_panels(
         weights.encoder, images, photos, options.channels, drawing=drawing, perplexity=options.perplexity
     )
@@ -141,7 +140,7 @@ def _maps(weights: Weights, options: argparse.Namespace) -> tuple[Figure, dict]:
         others = [other for other in list_images(folder) if not other.samefile(path)][:PROTOTYPE_IMAGES]
         if not others:
             raise ValueError(f"{folder} holds only the image shown; name other images with --prototypes")
-        drawing = Drawing((options.crop_size,), seed=options.seed, workers=os.cpu_count() or 1)
+        drawing = Drawing((options.crop_size,), seed=options.seed, workers=usable_cores())
         prototypes = gradcam.quality_prototypes(
             weights.encoder, ImageSet(folder.name, others), qualities, options.channels, drawing
         )

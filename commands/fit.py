@@ -1,6 +1,8 @@
 """`fit`: what fits a training of stage 2 to this machine, written as a config to lay over its own."""
 
 import argparse
+import re
+import shlex
 from pathlib import Path
 
 import torch
@@ -11,7 +13,7 @@ from common.machine import choose_device, hardware
 from data.config import data_root
 from data.patches import RestorationPatches, open_training_stores
 from engine.config import parse_config
-from evaluation.speed.fitting import Fitting
+from evaluation.speed.fitting import Fitting, steps_between_validations
 from restoration.config import RestorerConfig
 from restoration.networks import build_restorer
 from restoration.networks.restorer import Restorer
@@ -19,6 +21,7 @@ from restoration.start import open_start
 
 HELP = "check this machine, and choose batch, patch, workers and settings for a training of stage 2"
 DEFAULT_MINUTES = 25.0
+SPEED = "# steps a second: "  # in the heading of the file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
     """Write the file."""
     config = parse_config(RestorerConfig, options.training)
     if Path(options.output).is_file():
-        print(f"{options.output} is kept; remove it to choose again")
+        _keep(Path(options.output), config)
         return
     check_writable(options.output)
     device = choose_device(config.trainer.device)
@@ -50,9 +53,23 @@ def run(options: argparse.Namespace) -> None:
     dataset = RestorationPatches(stores, config.data, config.histories, seed=config.trainer.seed)
     found = Fitting(network, config, device, lambda line: print(line, flush=True)).run(dataset)
     overlay = found.overlay(config.trainer.max_minutes or DEFAULT_MINUTES)
-    command = " ".join(options.training)
-    write_text(options.output, f"# Made by: test.py fit -- {command}\n{yaml.safe_dump(overlay, sort_keys=False)}")
+    heading = f"# Made by: test.py fit -- {shlex.join(options.training)}\n{SPEED}{found.steps_per_second:.6g}\n"
+    write_text(options.output, heading + yaml.safe_dump(overlay, sort_keys=False))
     print(f"written: {options.output}")
+
+
+def _keep(path: Path, config: RestorerConfig) -> None:
+    """Leave the sizes as they are, and fit the time between validations to the minutes that are given now."""
+    text = path.read_text(encoding="utf-8")
+    speed = re.search(rf"^{re.escape(SPEED)}(\S+)$", text, flags=re.MULTILINE)
+    minutes = config.trainer.max_minutes or DEFAULT_MINUTES
+    if speed:
+        every = steps_between_validations(60 * minutes * float(speed[1]))
+        changed = re.sub(r"(?m)^(  validate_every_steps: ).*$", rf"\g<1>{every}", text)
+        if changed != text:
+            write_text(path, changed)
+            print(f"{path}: one validation every {every} steps, for {minutes:g} minutes")
+    print(f"{path} is kept; remove it to choose again")
 
 
 def untrained(config: RestorerConfig) -> Restorer:

@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 _STATUS_OF_CLOSED_PIPE = 128 + 13  # 13 is SIGPIPE
-_MEMORY_MESSAGES = ("out of memory", "not enough memory", "can't allocate memory")  # torch's, in a plain RuntimeError
+_MEMORY_MESSAGES = (  # torch's, in a plain RuntimeError; the last three are cuBLAS's, cuDNN's, and cuDNN's search's
+    "out of memory", "not enough memory", "can't allocate memory",
+    "cublas_status_alloc_failed", "cudnn_status_alloc_failed", "unable to find an engine",
+)  # fmt: skip
 
 
 @contextlib.contextmanager

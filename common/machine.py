@@ -7,6 +7,7 @@ bfloat16 only the losses stay in float32, and their precision matters more than 
 import math
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ import skimage
 import torch
 
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")  # Linux: of the machine, of the container
+SHARED_MEMORY = Path("/dev/shm")
 CPU_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}  # as Linux names them, the last one on Arm
 
 
@@ -79,6 +81,35 @@ def cpu_has_bfloat16() -> bool:
         (line.split(":", 1)[1].split() for line in lines if line.lower().startswith(("flags", "features"))), []
     )
     return bool(CPU_BF16_FLAGS & set(flags))
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Let cuDNN compute float32 convolutions in float32, without TensorFloat-32. It changes nothing on a CPU."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use: affinity and a container's quota may leave some of the machine's."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = (CGROUP / "cpu.max").read_text().split()
+        return max(min(cores, math.ceil(int(quota) / int(period))), 1)
+    except (OSError, ValueError):  # no container, another kind of it, or "max": no quota
+        return cores
+
+
+def shared_memory() -> float:
+    """Bytes free in /dev/shm, through which loader workers hand over their batches; inf if there is no such folder."""
+    try:
+        return shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:
+        return math.inf
 
 
 def device_name(device: torch.device) -> str:

@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from common.files import flush_to_disk, full_disk_named
+from common.machine import usable_cores
 from data.config import DEFAULT_PACK_DIR
 from data.images import list_images, read_rgb
 
@@ -224,7 +225,7 @@ def _decoded(paths: Sequence[Path]) -> Iterator[np.ndarray | ValueError | OSErro
         except (ValueError, OSError) as error:
             return error
 
-    num_threads = os.cpu_count() or 1
+    num_threads = usable_cores()
     with ThreadPoolExecutor(num_threads) as pool:
         for first in range(0, len(paths), num_threads):  # so that memory holds no more than these images
             yield from pool.map(decoded, paths[first : first + num_threads])

@@ -8,9 +8,10 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from pathlib import Path
 from typing import NoReturn
 
-from torch import OutOfMemoryError, Tensor, nn, stack
+from torch import Tensor, nn, stack
 from torch.nn.parallel import DistributedDataParallel
 
+from common.errors import is_about_memory
 from common.files import full_disk_named
 from common.machine import convolutions_tried_out
 from engine.compiling import compiled
@@ -337,11 +338,13 @@ class Training:
 
 @contextmanager
 def _full_memory_named() -> Iterator[None]:
-    """Turn the block's error about a full GPU memory into a ValueError that says what to change."""
+    """Turn the block's error about a full memory into a ValueError that says what to change."""
     try:
         yield
-    except OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_about_memory(error):
+            raise
         raise ValueError(
-            "the GPU's memory is full: raise trainer.micro_batches, set recompute_activations (stage 2), or lower "
+            "the memory is full: raise trainer.micro_batches, set recompute_activations (stage 2), or lower "
             f"data.patch_size_px; --dry-run estimates the memory ({' '.join(str(error).split())[:150]})"
         ) from error

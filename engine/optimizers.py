@@ -154,25 +154,21 @@ class Muon(torch.optim.Optimizer):
                 self._step_adam(parameters, group)
 
     def _step_muon(self, parameters: list[Tensor], group: dict) -> None:
-        by_shape: dict[tuple[int, int], list[Tensor]] = {}  # matrices of one shape are orthogonalised as one batch
+        by_shape: dict[tuple[int, int], list[Tensor]] = {}  # matrices of one shape are updated as one batch
         for parameter in parameters:
             by_shape.setdefault((parameter.shape[0], parameter[0].numel()), []).append(parameter)
+        decay = 1 - group["lr"] * group["weight_decay"]
         for (rows, columns), alike in by_shape.items():
-            averaged = [self._averaged(parameter, group["momentum"]) for parameter in alike]
-            matrices = torch.stack([direction.flatten(1) for _, direction in averaged])  # (n, out, in * kh * kw)
-            updates = orthogonalized(matrices) * max(1, rows / columns) ** 0.5
-            for parameter, (average, _), update in zip(alike, averaged, updates, strict=True):
-                decayed = parameter * (1 - group["lr"] * group["weight_decay"])
-                self._assign(parameter, decayed - group["lr"] * update.reshape(parameter.shape))
-                self._assign(self.state[parameter]["momentum"], average)
-
-    def _averaged(self, parameter: Tensor, momentum: float) -> tuple[Tensor, Tensor]:
-        """The new average of a parameter's gradients, and Nesterov's direction: the gradient led by that average."""
-        state = self.state[parameter]
-        if not state:
-            state["momentum"] = torch.zeros_like(parameter)
-        average = state["momentum"].lerp(parameter.grad, 1 - momentum)
-        return average, parameter.grad.lerp(average, momentum)
+            for parameter in alike:
+                if not self.state[parameter]:
+                    self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+            averages = [self.state[parameter]["momentum"] for parameter in alike]
+            gradients = _stacked([parameter.grad for parameter in alike])
+            average = _stacked(averages).lerp(gradients, 1 - group["momentum"])
+            direction = gradients.lerp(average, group["momentum"])  # Nesterov's: the gradient led by the average
+            update = orthogonalized(direction) * max(1, rows / columns) ** 0.5
+            self._assign(alike, _stacked(alike) * decay - group["lr"] * update)
+            self._assign(averages, average)
 
     def _step_adam(self, parameters: list[Tensor], group: dict) -> None:
         for parameter in parameters:
@@ -182,8 +178,11 @@ class Muon(torch.optim.Optimizer):
                     exp_avg=torch.zeros_like(parameter),
                     exp_avg_sq=torch.zeros_like(parameter),
                 )
-            if group["weight_decay"]:
-                self._assign(parameter, parameter * (1 - group["lr"] * group["weight_decay"]))
+        if group["weight_decay"]:
+            decay = 1 - group["lr"] * group["weight_decay"]
+            if self.found_inf is not None:
+                decay = torch.where(self.found_inf.bool(), 1.0, decay)
+            torch._foreach_mul_(parameters, decay)
         states = [self.state[parameter] for parameter in parameters]
         adam(
             parameters,
@@ -203,9 +202,17 @@ class Muon(torch.optim.Optimizer):
             maximize=False,
         )
 
-    def _assign(self, old: Tensor, new: Tensor) -> None:
-        """Put new values in place, unless `found_inf` is 1. The choice is made on the device, without a sync."""
-        old.copy_(new if self.found_inf is None else torch.where(self.found_inf.bool(), old, new))
+    def _assign(self, old: list[Tensor], new: Tensor) -> None:
+        """Put new values (as `_stacked` returns them) in place, unless `found_inf` is 1. The choice is made on the
+        device, without a sync."""
+        if self.found_inf is not None:
+            new = torch.where(self.found_inf.bool(), _stacked(old), new)
+        torch._foreach_copy_(old, [part.reshape(tensor.shape) for part, tensor in zip(new, old, strict=True)])
+
+
+def _stacked(tensors: list[Tensor]) -> Tensor:
+    """Tensors of one number of rows and of elements as matrices, (n, rows, columns). It is a copy."""
+    return torch.stack([tensor.flatten(1) for tensor in tensors])
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:

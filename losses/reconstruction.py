@@ -26,7 +26,8 @@ def fft_loss(restored: Tensor, clean: Tensor, *, norm: str = "backward") -> Tens
     Source: Eq. (9) of the paper; Cho et al., MIMO-UNet (ICCV 2021).
     """
     # Not rfft2: it drops the symmetric half, and the first and last column would count half as much as the others.
-    spectrum = torch.fft.fft2(restored.float() - clean.float(), norm=norm)  # linear: one transform of the difference
+    difference = (restored.float() - clean.float()).contiguous()  # channels-last would be copied by the transform
+    spectrum = torch.fft.fft2(difference, norm=norm)  # linear: one transform of the difference
     return torch.view_as_real(spectrum).abs().mean()
 
 

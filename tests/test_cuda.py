@@ -13,6 +13,7 @@ import engine.loop
 import engine.script
 import train_restorer
 from commands.fit import untrained
+from common.machine import exact_float32
 from engine.config import parse_config
 from engine.distributed import process_group
 from engine.placement import Placement
@@ -61,10 +62,10 @@ def test_channels_last_and_bfloat16_gradients_are_near_the_plain_ones(name: str,
     assert distance(found, gradients(name, Settings())) < TOLERANCES[precision]
 
 
-@pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_compiled_gradients_are_near_the_eager_ones(name: str, precision: str) -> None:
-    eager = Settings(precision, channels_last=True)
+def test_compiled_gradients_are_near_the_eager_ones(precision: str) -> None:
+    """Of a small network: to compile the others takes minutes. `make train-for` checks the one that it trains."""
+    eager, name = Settings(precision, channels_last=True), "fast_tiny_gray"
     assert distance(gradients(name, replace(eager, compile=True)), gradients(name, eager)) < TOLERANCES[precision]
 
 
@@ -90,8 +91,8 @@ def test_two_streams_give_the_gradients_of_one() -> None:
 
 
 def train(config: RestorerConfig) -> dict:
-    """Train by the script's own `run`; returns the last checkpoint."""
-    with process_group(DEVICE.type) as process:
+    """Train by the script's own `run`, float32 without TensorFloat-32; returns the last checkpoint."""
+    with process_group(config.trainer.device) as process, exact_float32():
         train_restorer.run(config, process)
     return read_newest(config.trainer.run_dir, stage="restorer")[1]
 
@@ -100,10 +101,16 @@ def changed(config: RestorerConfig, **trainer: object) -> RestorerConfig:
     return replace(config, trainer=replace(config.trainer, **trainer))
 
 
-def assert_near(found: dict, expected: dict) -> None:
-    """Weights after a few steps. Not to the bit: a GPU adds in another order each time."""
-    for name, value in expected["module"].items():
-        torch.testing.assert_close(found["module"][name], value, rtol=1e-2, atol=1e-4, msg=name)
+def assert_near(found: dict, expected: dict, config: RestorerConfig) -> None:
+    """The weights moved alike in a few steps. Not to the bit: a GPU adds in another order each time, and Adam's first
+    steps make as much of a small gradient, whose sign may then differ, as of a large one."""
+    torch.manual_seed(config.trainer.seed)
+    start = {f"restorer.{name}": value for name, value in untrained(config).state_dict().items()}
+    moved, off = (
+        torch.cat([(one[name] - other[name]).flatten() for name, value in start.items() if value.is_floating_point()])
+        for one, other in ((expected["module"], start), (found["module"], expected["module"]))
+    )
+    assert moved.norm() > 0 and off.norm() < 0.05 * moved.norm()
 
 
 def test_a_stopped_and_resumed_training_equals_an_uninterrupted_one(
@@ -124,14 +131,12 @@ def test_a_stopped_and_resumed_training_equals_an_uninterrupted_one(
             train(config)
     parts = train(changed(config, resume=True))
     assert parts["progress"]["step"] == whole["progress"]["step"] == 6
-    assert_near(parts, whole)
+    assert_near(parts, whole, config)
 
 
 def test_a_gpu_trains_as_a_cpu_does(config: RestorerConfig, tmp_path: Path) -> None:
-    on_gpu = train(config)
-    with process_group("cpu") as process:
-        train_restorer.run(changed(config, run_dir=str(tmp_path / "cpu"), device="cpu"), process)
-    assert_near(on_gpu, read_newest(tmp_path / "cpu", stage="restorer")[1])
+    on_cpu = train(changed(config, run_dir=str(tmp_path / "cpu"), device="cpu"))
+    assert_near(train(config), on_cpu, config)
 
 
 def test_a_loss_that_is_not_finite_harms_no_weight(config: RestorerConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,4 +177,4 @@ def test_two_gpus_equal_one(config: RestorerConfig, tmp_path: Path) -> None:
     script = ROOT / "train_restorer.py"
     done = run_python(script, f"--config={tmp_path / 'config.yaml'}", f"--trainer.run_dir={pair}", num_processes=2)
     assert done.returncode == 0, done.stderr
-    assert_near(read_newest(pair, stage="restorer")[1], alone)
+    assert_near(read_newest(pair, stage="restorer")[1], alone, config)

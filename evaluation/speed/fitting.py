@@ -5,7 +5,6 @@ What fails is left out, with a line that says why; it stops no training.
 """
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from time import perf_counter
@@ -15,21 +14,22 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.errors import is_about_memory
-from common.machine import memory_limit
+from common.machine import memory_limit, shared_memory, usable_cores
+from engine.loader import PREFETCHED_BATCHES
 from evaluation.speed.trials import Reading, Settings, Trial, made_up_patches
 from restoration.config import RestorerConfig
 from restoration.networks.restorer import Restorer
 
 CHECKED_IMAGES, CHECKED_PX = 2, 128  # what gradients are compared on
-# Largest distance between gradients as a share of their norm (`distance`). Float32 means TensorFloat-32 in a GPU's
-# convolutions, which rounds as float16 does.
+# Largest distance between gradients as a share of their norm (`distance`).
 TOLERANCES = {"float32": 0.01, "bfloat16": 0.1}
 MEMORY_SHARE = 0.85  # of the device; validation and what an allocator keeps unused take the rest
 MIN_GROWTH = 1.05  # of the speed when the batch is doubled; below that the device is full
 NEAR_BEST = 0.9  # of the best speed; the smallest batch that reaches it makes the most steps
 MIN_PATCH_PX = 32
 SPARE = 1.5  # the loader should be able to make this many times what the device takes
-LOADER_SECONDS = 1.0
+LOADER_SECONDS, LOADER_IMAGES = 1.0, 30
+SHARED_SHARE = 0.5  # of the shared memory; pinned copies and other programs take some, too
 NUM_VALIDATIONS = 10
 ENDLESS = 10**6  # epochs
 
@@ -56,11 +56,15 @@ class Fit:
 
     def overlay(self, minutes: float) -> dict:
         """The keys to lay over the configuration, for a training that these minutes alone end."""
-        num_steps = 60 * minutes * self.steps_per_second
-        every = {"validate_every_steps": max(round(num_steps / NUM_VALIDATIONS), 1)}
+        every = {"validate_every_steps": steps_between_validations(60 * minutes * self.steps_per_second)}
         length = {"epochs": ENDLESS, "max_steps": None, "micro_batches": 1}  # whole batches were tried
         sizes = {"batch_size": self.batch_size, "patch_size_px": self.patch_size_px, "num_workers": self.num_workers}
         return {"data": sizes, "trainer": asdict(self.settings) | every | length}
+
+
+def steps_between_validations(num_steps: float) -> int:
+    """Steps from one validation to the next in a training of `num_steps`."""
+    return max(round(num_steps / NUM_VALIDATIONS), 1)
 
 
 class Fitting:
@@ -94,7 +98,8 @@ class Fitting:
             settings, seconds = self._compiled(settings, batch_size, size_px, seconds)
         speed = batch_size / seconds
         self.say(f"chosen: batch {batch_size} of {size_px} pixels, {settings}: {speed:.1f} images/s")
-        num_workers = chosen_workers(speed, samples_per_second(dataset), os.cpu_count() or 1, self.say)
+        most = self._most_workers(batch_size, size_px)
+        num_workers = chosen_workers(speed, samples_per_second(dataset), most, self.say)
         return Fit(settings, batch_size, size_px, num_workers, 1 / seconds)
 
     def _readings(self, settings: Settings, num_images: int) -> tuple[int, dict[int, Reading]]:
@@ -132,6 +137,18 @@ class Fitting:
             f"compiled: {batch_size / reading.seconds:.1f} images/s, {seconds / reading.seconds:.2f} times as fast"
         )
         return faster, reading.seconds
+
+    def _most_workers(self, batch_size: int, size_px: int) -> int:
+        """One for each core but the training's own; fewer if shared memory has no room for the batches they hold."""
+        cores = max(usable_cores() - 1, 1)
+        batch_bytes = 2 * batch_size * self.config.data.channels * size_px**2  # degraded and clean, uint8
+        room = SHARED_SHARE * shared_memory() // (PREFETCHED_BATCHES * batch_bytes)
+        if room < cores:
+            self.say(
+                f"loader: shared memory has room for the batches of {room:.0f} worker(s); in a container, "
+                "`docker run --ipc=host` gives more"
+            )
+        return int(min(cores, room))
 
     def _gradients(self, settings: Settings, patches: tuple[Tensor, Tensor]) -> Tensor:
         return Trial(self.network, self.config, settings, self.device).gradients(*patches)
@@ -233,25 +250,35 @@ def chosen_batch(readings: Mapping[int, Reading]) -> int:
 
 
 def samples_per_second(dataset: Dataset) -> float:
-    """How many samples one process makes, measured for about a second."""
-    dataset[(0, 0)]  # opens files
+    """How many samples one process makes, measured for about a second.
+
+    An image is read from the disk, and its checksum compared, when it is used first; so all are used once before.
+    """
+    num_images = min(len(dataset), LOADER_IMAGES)
+    for index in range(num_images):
+        dataset[(0, index)]
     started, count = perf_counter(), 0
     while (seconds := perf_counter() - started) < LOADER_SECONDS or not count:
-        dataset[(0, count % len(dataset))]
+        dataset[(0, count % num_images)]
         count += 1
     return count / seconds
 
 
-def chosen_workers(needed: float, of_one: float, num_cores: int, say: Say) -> int:
-    """Loader workers that make `needed` samples a second with something to spare; at most one for each other core.
+def chosen_workers(needed: float, of_one: float, most: float, say: Say) -> int:
+    """Loader workers that make `needed` samples a second with something to spare.
 
     Args:
         needed: samples that the device takes in a second.
         of_one: samples that one worker makes in a second.
-        num_cores: of the machine.
+        most: the cores besides the training's own, or fewer. If it is 0, the training makes its samples itself.
         say: prints a line.
     """
-    num_workers = max(min(math.ceil(SPARE * needed / of_one), num_cores - 1), 1)
+    num_workers = int(min(math.ceil(SPARE * needed / of_one), most))
+    if not num_workers:
+        say(
+            f"loader: no worker, the training makes its samples itself, {of_one:.0f} in a second: it will wait for them"
+        )
+        return 0
     enough = "" if num_workers * of_one >= needed else "; TOO SLOW: the device will wait for data"
     say(f"loader: {of_one:.0f} samples/s each, {num_workers} worker(s): {num_workers * of_one:.0f} samples/s{enough}")
     return num_workers

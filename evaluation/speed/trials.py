@@ -1,17 +1,19 @@
 """Training steps of stage 2 under different settings, on made-up patches: their gradients, their time, their memory."""
 
 import copy
+import math
 from dataclasses import dataclass, replace
 from time import perf_counter
 
 import torch
 from torch import Tensor, nn
 
-from common.machine import convolutions_tried_out, peak_memory
+from common.machine import convolutions_tried_out, exact_float32, peak_memory
 from engine.compiling import compiled
 from engine.optimizers import build_optimizer
 from engine.placement import Placement
 from restoration.config import RestorerConfig
+from restoration.networks.recomputing import recompute_activations
 from restoration.networks.restorer import Restorer
 from restoration.objective import RestorationObjective
 
@@ -54,7 +56,7 @@ class Trial:
 
     Args:
         network: it is copied. Weights that are all zero get some noise, since no gradient passes through them.
-        config: loss and optimiser.
+        config: loss, optimiser, and whether activations are computed again.
         settings: how the step runs.
         device: where.
     """
@@ -63,20 +65,27 @@ class Trial:
         trainer = replace(config.trainer, precision=settings.precision, channels_last=settings.channels_last)
         self.settings, self.placement = settings, Placement.of(trainer, device)
         network = copy.deepcopy(network)
+        recompute_activations(network, config.recompute_activations)
         _fill_zeros(network)
         objective = RestorationObjective(network, config.loss).train()
         self.placement.place(objective)
         self.trainable = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+        self.max_norm = config.optim.grad_clip_norm or math.inf
         self.optimizer = build_optimizer(objective, config.optim)
+        self.optimizer.found_inf = torch.zeros((), device=device)  # as a training has it
         self.model = compiled(objective, settings.compile, device)
 
     def gradients(self, degraded: Tensor, clean: Tensor) -> Tensor:
         """All gradients in one row, in the host's memory. Both images are (N, C, H, W) in [0, 1].
 
+        Float32 is float32 here, without TensorFloat-32: its rounding moves the gradients of a deep network by more than
+        a wrong kernel need do.
+
         Raises:
             RuntimeError: if the step fails, or if it was to be compiled and could not be.
         """
-        self._backward(*self._placed(degraded, clean))
+        with exact_float32():
+            self._backward(*self._placed(degraded, clean))
         if self.settings.compile and not getattr(self.model, "is_compiled", False):
             raise RuntimeError("torch.compile did not work, the line above says why")
         return torch.cat([part.grad.float().flatten() for part in self.trainable if part.grad is not None]).cpu()
@@ -97,6 +106,7 @@ class Trial:
         started = perf_counter()
         for _ in range(num_calls):
             self._backward(degraded, clean)
+            nn.utils.clip_grad_norm_(self.trainable, self.max_norm)
             self.optimizer.step()
         self._wait()
         return (perf_counter() - started) / num_calls

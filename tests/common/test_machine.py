@@ -1,5 +1,6 @@
 """Choosing the device, and bfloat16 or float32."""
 
+import math
 import os
 from pathlib import Path
 
@@ -8,13 +9,17 @@ import pytest
 import spandrel
 import torch
 
+from common import machine
 from common.machine import (
     autocast,
     choose_device,
     choose_precision,
     convolutions_tried_out,
     cpu_has_bfloat16,
+    exact_float32,
     hardware,
+    shared_memory,
+    usable_cores,
     versions,
 )
 
@@ -82,6 +87,35 @@ def test_algorithms_are_tried_out_where_asked_for_and_nowhere_else() -> None:
             assert not torch.backends.cudnn.benchmark
         assert torch.backends.cudnn.benchmark
     assert not torch.backends.cudnn.benchmark
+
+
+def test_float32_is_exact_within_and_as_before_behind() -> None:
+    before = torch.backends.cudnn.allow_tf32
+    with pytest.raises(RuntimeError), exact_float32():
+        assert not torch.backends.cudnn.allow_tf32
+        raise RuntimeError
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"),
+    [("max 100000", 8), ("250000 100000", 3), ("1000 100000", 1), ("1600000 100000", 8), ("", 8), (None, 8)],
+)
+def test_a_quota_and_an_affinity_leave_fewer_cores(
+    quota: str | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    if quota is not None:
+        (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    assert usable_cores() == expected
+
+
+def test_shared_memory_without_a_folder_for_it_has_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "SHARED_MEMORY", tmp_path)
+    assert 0 < shared_memory() < math.inf
+    monkeypatch.setattr(machine, "SHARED_MEMORY", tmp_path / "none")
+    assert shared_memory() == math.inf
 
 
 def test_the_memory_is_told_or_unknown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,9 +151,19 @@ def test_a_batch_must_divide_into_the_parts(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_full_gpu_memory_is_named_with_what_to_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED, no memory. Tried to allocate"),
+        RuntimeError("not enough memory: no memory. Tried to allocate 9 bytes"),
+    ],
+)
+def test_a_full_memory_is_named_with_what_to_change(
+    error: RuntimeError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*inputs: Tensor) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+        raise error
 
     stage = LineStage()
     monkeypatch.setattr(stage.module, "forward", full)

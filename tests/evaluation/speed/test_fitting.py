@@ -25,6 +25,7 @@ from evaluation.speed.fitting import (
 )
 from evaluation.speed.trials import Reading, Settings, Trial, made_up_patches
 from restoration.config import RestorerConfig
+from restoration.objective import RestorationObjective
 from restoration.weights import load_restorer
 from tests import program
 from tests.networks import TINY, save_tiny, tiny_restorer
@@ -132,18 +133,44 @@ def test_the_batch_grows_until_speed_or_memory_stops_it(
 
 
 @pytest.mark.parametrize(
-    ("needed", "of_one", "cores", "expected"),
-    [(800, 250, 16, 5), (8000, 250, 16, 15), (1, 250, 16, 1), (800, 250, 1, 1)],
+    ("needed", "of_one", "most", "expected"),
+    [(800, 250, 15, 5), (8000, 250, 15, 15), (1, 250, 15, 1), (800, 250, 1, 1)],
 )
 def test_the_loader_gets_as_many_workers_as_feed_the_device(
-    needed: float, of_one: float, cores: int, expected: int, lines: list[str]
+    needed: float, of_one: float, most: int, expected: int, lines: list[str]
 ) -> None:
-    assert chosen_workers(needed, of_one, cores, lines.append) == expected
+    assert chosen_workers(needed, of_one, most, lines.append) == expected
     assert ("TOO SLOW" in lines[0]) == (expected * of_one < needed)
 
 
+@pytest.mark.parametrize(
+    ("cores", "free_mib", "most", "is_said"),
+    [(16, 10_000, 15, False), (16, 64, 8, True), (16, 1, 0, True), (1, 64, 1, False)],
+)
+def test_workers_have_room_for_their_batches_in_shared_memory(
+    cores: int,
+    free_mib: int,
+    most: int,
+    is_said: bool,
+    config: RestorerConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    lines: list[str],
+) -> None:
+    """A batch of 8 luma pairs of 256 pixels takes 1 MiB; a worker holds four, and half the memory is theirs."""
+    monkeypatch.setattr(fitting, "usable_cores", lambda: cores)
+    monkeypatch.setattr(fitting, "shared_memory", lambda: free_mib * 2**20)
+    assert Fitting(tiny_restorer(), config, CPU, lines.append)._most_workers(8, 256) == most
+    assert [f"room for the batches of {most} worker(s)" in line for line in lines] == [True] * is_said
+
+
+def test_a_training_without_workers_is_said_to_wait(lines: list[str]) -> None:
+    assert chosen_workers(800, 250, 0, lines.append) == 0
+    assert "no worker" in lines[0]
+
+
 def test_the_speed_of_the_loader_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [0.0]
+    """The first use of an image reads it and compares its checksum. That is not counted."""
+    clock, used = [0.0], set()
 
     class Samples:
         def __len__(self) -> int:
@@ -151,7 +178,8 @@ def test_the_speed_of_the_loader_is_counted(monkeypatch: pytest.MonkeyPatch) -> 
 
         def __getitem__(self, position: tuple[int, int]) -> int:
             assert position[1] < 3
-            clock[0] += 0.25
+            clock[0] += 0.25 if position[1] in used else 10.0
+            used.add(position[1])
             return 0
 
     monkeypatch.setattr(fitting, "perf_counter", lambda: clock[0])
@@ -170,6 +198,26 @@ def test_gradients_reach_every_weight_and_stay_near_in_bfloat16(config: Restorer
     assert (plain != 0).float().mean() > 0.9  # ReLUs may switch some off
     assert 0 < distance(half, plain) < fitting.TOLERANCES["bfloat16"]
     torch.testing.assert_close(dict(network.state_dict()), before, rtol=0, atol=0)
+
+
+def test_gradients_are_compared_without_tensorfloat_32(config: RestorerConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, forward = [], RestorationObjective.forward
+
+    def watched(self: RestorationObjective, *images: Tensor) -> dict[str, Tensor]:
+        found.append(torch.backends.cudnn.allow_tf32)
+        return forward(self, *images)
+
+    monkeypatch.setattr(RestorationObjective, "forward", watched)
+    before = torch.backends.cudnn.allow_tf32
+    trial = Trial(tiny_restorer(), config, Settings(), CPU)
+    trial.gradients(*made_up_patches(1, 1, 16))
+    assert found == [False] and torch.backends.cudnn.allow_tf32 == before
+
+
+def test_a_step_computes_activations_again_where_the_config_says_so(config: RestorerConfig) -> None:
+    for is_on in (False, True):
+        trial = Trial(tiny_restorer(), replace(config, recompute_activations=is_on), Settings(), CPU)
+        assert any(getattr(module, "is_recomputed", False) for module in trial.model.modules()) == is_on
 
 
 def test_a_step_that_cannot_be_compiled_is_left_out(
@@ -257,6 +305,13 @@ def test_a_training_is_fitted_run_and_stored_as_the_makefile_does(
     before = fitted.read_bytes()
     program.run("fit", "--output", fitted, "--", *given)
     assert "is kept" in capsys.readouterr().out and fitted.read_bytes() == before
+    # For ten times the minutes, validations are ten times as far apart; all else stays.
+    program.run("fit", "--output", fitted, "--", given[0], "--trainer.max_minutes=10")
+    assert "for 10 minutes" in capsys.readouterr().out
+    longer = yaml.safe_load(fitted.read_text())
+    every = [part["trainer"].pop("validate_every_steps") for part in (overlay, longer)]
+    assert every[1] == pytest.approx(10 * every[0], abs=5) and longer == overlay
+    fitted.write_bytes(before)
     arguments = ["train", given[0], f"--config={fitted}", "--trainer.max_steps=1", "--data.num_workers=0"]
     monkeypatch.setattr("sys.argv", arguments)
     train_restorer.main()
