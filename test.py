@@ -10,7 +10,6 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from commands.arguments import OneLineParser
 from common.errors import user_errors
 
 # Each is a file of `commands` with HELP, add_arguments(parser) and run(options).
@@ -32,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    from commands.arguments import OneLineParser  # here, because it takes seconds, in which Ctrl-C may come
+
     parser = OneLineParser(prog="test.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     subcommands = parser.add_subparsers(title="subcommands", metavar="SUBCOMMAND", required=True)
     for name in arguments[:1] if arguments[:1] and arguments[0] in COMMANDS else COMMANDS:

@@ -73,6 +73,8 @@ def run(options: argparse.Namespace) -> None:
     with autocast(device, choose_precision(options.precision, device)):
         outcomes = list(measure(restorer, weights.reader(), sets, options.quality, color_mode))
     limits = choose(outcomes, max_loss_db=options.max_loss)
+    if Path(output).exists() and Path(output).samefile(source.path) and sha256(output) != source.sha256:
+        raise ValueError(f"{output} has changed while it was measured, and stays as it is; give --output another file")
     copy_calibrated(source, output, limits)
     title = f"{output}: sha256 {sha256(output)}"
     content = {"weights": str(output), "limits": limits._asdict(), "outcomes": [one._asdict() for one in outcomes]}

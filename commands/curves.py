@@ -110,8 +110,8 @@ def _finite_scores(result: dict, source: str, set_name: str, options: argparse.N
     wanted = f"{set_name} at quality {options.quality}, {options.channels}"
     if scores is None or result["channels"] != options.channels:
         raise ValueError(f"{source} has no scores on {wanted}; name other results, or another set or quality")
-    if scores["psnr"] is None or not math.isfinite(scores["psnr"]):
-        raise ValueError(f"{source} has an infinite PSNR on {wanted}: its images equal the originals")
+    if any(psnr is None or not math.isfinite(psnr) for psnr in (scores["psnr"], scores["jpeg"]["psnr"])):
+        raise ValueError(f"{source} has an infinite PSNR on {wanted}: an image equals its original")
     return scores
 
 

@@ -28,9 +28,17 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError("--check writes nothing, so it takes no results; leave one of them out")
     if not (root / "README.md").is_file():
         raise FileNotFoundError(f"{root} holds no README.md; name the project's folder with --root")
-    for path in options.results:
-        print(f"{path} -> {keep_result(path, root)}")
-    texts = {page: updated(page, root) for page in pages(root)}  # an error in one page leaves all pages unwritten
+    targets = [root / RESULTS / Path(path).name for path in options.results]
+    before = {target: target.read_bytes() if target.is_file() else None for target in targets}
+    try:
+        kept = [keep_result(path, root) for path in options.results]
+        texts = {page: updated(page, root) for page in pages(root)}  # an error in one page leaves all pages unwritten
+    except Exception:
+        for target, content in before.items():  # the old results stay as well
+            target.unlink(missing_ok=True) if content is None else target.write_bytes(content)
+        raise
+    for path, target in zip(options.results, kept, strict=True):
+        print(f"{path} -> {target}")
     stale = [page for page, text in texts.items() if page.read_text(encoding="utf-8") != text]
     if options.check:
         if stale:

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from common.files import check_writable, write_text
@@ -24,6 +25,9 @@ def check_outputs(options: argparse.Namespace) -> None:
     for name, path in given.items():
         if (other := option_of.setdefault(Path(path).absolute(), name)) != name:
             raise ValueError(f"--{other} and --{name} are both {path}; name two files")
+    for place, name in option_of.items():
+        if parent := next((parent for parent in place.parents if parent in option_of), None):
+            raise ValueError(f"--{name} is inside --{option_of[parent]}, which is a file; name two files")
     for path in given.values():
         if Path(path).suffix.lower() in (*IMAGE_SUFFIXES, SUFFIX, ".pth", ".pt"):
             raise ValueError(f"{path} is named like a picture or weights; name a file for scores, such as out.json")
@@ -31,10 +35,19 @@ def check_outputs(options: argparse.Namespace) -> None:
 
 
 def report(sections: Sequence[Section], content: dict, options: argparse.Namespace) -> None:
-    """Write the files that were asked for, then print the tables. Printing may fail if the output is a closed pipe."""
-    for name, as_format in TEXT_OUTPUTS.items():
+    """Write the files that were asked for, then print the tables. Printing may fail if the output is a closed pipe.
+
+    Where a file cannot be written, the others are, and the tables are printed, before its error is raised.
+    """
+    texts: dict[str, Callable[[], str]] = {"json": lambda: as_json(content)}
+    texts |= {name: partial(as_format, sections) for name, as_format in TEXT_OUTPUTS.items()}
+    errors = []
+    for name, as_text_file in texts.items():
         if path := getattr(options, name, None):
-            write_text(path, as_format(sections))
-    if options.json:
-        write_text(options.json, as_json(content))
+            try:
+                write_text(path, as_text_file())
+            except OSError as error:
+                errors.append(error)
     print("\n\n".join(map(as_text, sections)), flush=True)
+    if errors:
+        raise errors[0]

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
+MAX_REASON = 300  # characters of torch's message about memory, which may go on for pages
 _STATUS_OF_CLOSED_PIPE = 128 + 13  # 13 is SIGPIPE
 _MEMORY_MESSAGES = (  # torch's, in a plain RuntimeError; the last three are cuBLAS's, cuDNN's, and cuDNN's search's
     "out of memory", "not enough memory", "can't allocate memory",
@@ -16,7 +17,8 @@ _MEMORY_MESSAGES = (  # torch's, in a plain RuntimeError; the last three are cuB
 
 @contextlib.contextmanager
 def user_errors(program: str) -> Iterator[None]:
-    """Turn ValueError, OSError and a training that diverged (FloatingPointError) into one line and exit status 2.
+    """Turn ValueError, OSError, a training that diverged (FloatingPointError) and a full memory into one line and exit
+    status 2.
 
     The line is `program: error: message`, on stderr. If the variable TRACEBACK is 1, the traceback is shown instead.
     Where the reader of stdout has gone (`| head`), the command ends without a line, with the status 141 that a shell
@@ -39,6 +41,10 @@ def user_errors(program: str) -> Iterator[None]:
         sys.exit(_STATUS_OF_CLOSED_PIPE)
     except (ValueError, OSError, FloatingPointError) as error:
         _end_with_line(program, error)
+    except (RuntimeError, MemoryError) as error:
+        if not is_about_memory(error):
+            raise
+        _end_with_line(program, error, "not enough memory")
     except KeyboardInterrupt:
         _end(f"{program}: stopped", 130)
 
@@ -48,11 +54,11 @@ def silence_stdout() -> None:
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it stays open; Python flushes sys.stdout at its end
 
 
-def _end_with_line(program: str, error: Exception) -> NoReturn:
+def _end_with_line(program: str, error: Exception, what: str = "") -> NoReturn:
     if os.environ.get("TRACEBACK") == "1":
         raise error
     message = " ".join(str(error).split()) or type(error).__name__
-    _end(f"{program}: error: {message}", 2)
+    _end(f"{program}: error: {what and f'{what}: '}{message[:MAX_REASON] if what else message}", 2)
 
 
 def _end(line: str, status: int) -> NoReturn:

@@ -9,28 +9,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+MAX_NAME_BYTES = 200  # of a file, to build a temporary name from it
+
 
 class FullDisk(OSError):
     """A disk is full; the message says which, and what was not written."""
 
 
 @contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
+def written_whole(path: str | Path, *, may_replace: bool = True) -> Iterator[Path]:
     """A temporary name beside `path`, to write a file or folder to.
 
     At the end of the block it is renamed to `path`. If the block raises, it is removed and `path` stays as it was. The
     folder of `path` must exist. The content is on the disk before it gets its name, so a power cut does no harm either.
 
+    Args:
+        path: of the file or folder.
+        may_replace: whether a file of this name may be replaced; False is for files alone.
+
     Raises:
         FullDisk: if the disk is full.
+        FileExistsError: if there is such a file by now, and it may not be replaced.
     """
     path = Path(path).absolute()  # "." has no name to build the temporary name from
-    working = path.with_name(f".{path.name}{_partly_written(os.getpid())}")
+    working = path.with_name(f".{_short(path.name)}{_partly_written(os.getpid())}")
     try:
         with full_disk_named(path):
             yield working
             flush_to_disk(working)
-            os.replace(working, path)
+            if may_replace:
+                os.replace(working, path)
+            else:
+                _rename_to_new(working, path)
             flush_to_disk(path.parent, is_deep=False)
     finally:
         if working.is_dir():
@@ -92,12 +102,32 @@ def _partly_written(process: int | str) -> str:
     return f".{process}.part"
 
 
+def _short(name: str) -> str:
+    """The name, or a digest of it where no room would be left for what is added: names end at 255 bytes."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= MAX_NAME_BYTES else hashlib.sha256(encoded).hexdigest()
+
+
+def _rename_to_new(working: Path, path: Path) -> None:
+    """Give a file its name, unless that exists: then raise FileExistsError."""
+    named = FileExistsError(errno.EEXIST, "made by another program meanwhile, and left as it is", str(path))
+    try:
+        os.link(working, path)  # unlike a rename, it fails if the name exists
+    except FileExistsError:
+        raise named from None
+    except OSError:  # a file system without hard links
+        if path.exists():
+            raise named from None
+        os.replace(working, path)
+
+
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file, whole or not at all. Makes missing folders."""
+    """Write a text file, whole or not at all. Makes missing folders. Bytes of a file's name that are no text are
+    escaped."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as working:
-        working.write_text(text, encoding="utf-8")
+        working.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def check_writable(path: str | Path) -> None:

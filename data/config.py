@@ -9,6 +9,7 @@ from typing import Literal
 
 DATA_ROOT_VARIABLE = "DATA_ROOT"
 DEFAULT_PACK_DIR = "runs/packed"
+MAX_PATCH_PX = 8192
 
 
 def data_root(given: str = "") -> Path:
@@ -58,6 +59,8 @@ class DataConfig:
         for name in ("patch_size_px", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        if self.patch_size_px > MAX_PATCH_PX:
+            raise ValueError(f"data.patch_size_px must be at most {MAX_PATCH_PX}, got {self.patch_size_px}")
         for name in ("aligned_share", "full_range_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"data.{name} must be within 0..1, got {getattr(self, name)}")

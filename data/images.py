@@ -15,14 +15,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from common.errors import is_about_memory
 from data.color import luma
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".webp")
 
-# What Pillow's decoders raise for damaged data. PNG also raises SyntaxError and ValueError. Errors of struct, zlib and
-# indexing come from the parsers of headers.
+# What Pillow's decoders raise for damaged data. PNG also raises SyntaxError and ValueError. Errors of struct, zlib
+# and indexing come from the parsers of headers, RuntimeError from the AVIF decoder.
 _DECODER_ERRORS = (
-    OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error,
+    OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, RuntimeError, struct.error,
     zlib.error,
 )  # fmt: skip
 
@@ -98,7 +99,7 @@ def opened_image(path: str | Path, *, max_pixels: int | None = None) -> Iterator
         raise ValueError(f"{path} has more than {limit:.0f} megapixels; cut it into parts or remove it") from None
     except _DECODER_ERRORS as error:
         # Errors of the file system (missing file, no permission) have an errno, and their message names the file.
-        if isinstance(error, OSError) and error.errno is not None:
+        if (isinstance(error, OSError) and error.errno is not None) or is_about_memory(error):
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} is damaged or cut off ({reason}); replace or remove the file") from error

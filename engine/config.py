@@ -161,8 +161,8 @@ class TrainerConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"trainer.{name} must be > 0, got {value}")
-        if self.seed < 0:
-            raise ValueError(f"trainer.seed must be 0 or more, got {self.seed}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"trainer.seed must be at least 0 and below 2**63, got {self.seed}")
 
 
 def parse_config(

@@ -27,6 +27,17 @@ PICTURES_NAME = "pictures"  # a folder
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"  # its ETA is ours: tqdm knows no minutes
 
 
+class _LogFile(logging.FileHandler):
+    """A log file that says once that it cannot be written, and lets the training go on."""
+
+    has_failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if not self.has_failed and sys.stderr is not None:
+            print(f"{self.baseFilename} cannot be written: {sys.exception()}; the training goes on", file=sys.stderr)
+        self.has_failed = True
+
+
 class RunLog:
     """The log of one training run. On ranks other than 0 every call does nothing.
 
@@ -42,7 +53,7 @@ class RunLog:
         self._logger = logging.getLogger("train")
         if not self.is_main:
             return
-        self._handlers = [logging.StreamHandler(), logging.FileHandler(run_dir / "log.txt")]
+        self._handlers = [logging.StreamHandler(), _LogFile(run_dir / "log.txt")]
         for handler in self._handlers:
             handler.setFormatter(logging.Formatter(LINE, "%H:%M:%S"))
             logging.getLogger().addHandler(handler)

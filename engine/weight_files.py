@@ -166,7 +166,8 @@ def load_exactly(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: s
     """Load a state dict whose keys and shapes are exactly those of the module.
 
     Raises:
-        ValueError: if a tensor is missing, unknown or of another shape; names the file and the first such tensor.
+        ValueError: if a tensor is missing, unknown, of another shape or kind of number, or if a number in it is not
+            finite; names the file and the first such tensor.
     """
     expected = module.state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
@@ -177,7 +178,15 @@ def load_exactly(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: s
                 f"{path}: tensor '{name}' is {tuple(tensors[name].shape)}, "
                 f"the network needs {tuple(expected[name].shape)}"
             )
+        if expected[name].is_floating_point() != tensors[name].is_floating_point():
+            raise ValueError(f"{path}: tensor '{name}' is {_dtype(tensors[name])}, not {_dtype(expected[name])}")
+        if tensors[name].is_floating_point() and not tensors[name].isfinite().all():
+            raise ValueError(f"{path}: tensor '{name}' has numbers that are not finite; the file is of no use")
     module.load_state_dict(tensors)
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _halved(name: str, tensor: Tensor, path: str | Path) -> Tensor:

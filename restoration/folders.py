@@ -29,10 +29,11 @@ _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} photos [{elapsed}<{rem
 
 
 class Job(NamedTuple):
-    """One photo to restore, and the PNG file to write."""
+    """One photo to restore, and the PNG file to write; whether that may replace a file that is made meanwhile."""
 
     source: Path
     target: Path
+    may_replace: bool = False
 
 
 class PhotoRestorer(NamedTuple):
@@ -70,10 +71,17 @@ def plan(inputs: Sequence[str | Path], output: str | Path, *, overwrite: bool = 
     jobs: dict[Path, Job] = {}
     for source, relative in found.values():
         short = relative.with_suffix(".png")
-        job = Job(source, output / (short if num_named[short] == 1 else relative.with_name(f"{relative.name}.png")))
+        place = short if num_named[short] == 1 else relative.with_name(f"{relative.name}.png")
+        job = Job(source, output / place, overwrite)
         other = jobs.setdefault(job.target, job)
         if other is not job:
             raise ValueError(f"{other.source} and {source} would both become {job.target}; restore them separately")
+    for source, relative in found.values():
+        earlier = found.get(os.path.abspath(output / relative.with_suffix(".png")))
+        if earlier and earlier[0] != source:
+            raise ValueError(
+                f"{earlier[0]} is an input, and looks like an earlier output for {source}; give another output folder"
+            )
     originals = {_identity(source) for source, _ in found.values()}
     existing = [job.target for job in jobs.values() if job.target.exists()]
     for target in existing:
@@ -143,18 +151,21 @@ def _restore(choose: Chooser, job: Job, bar: tqdm, *, tile_px: int) -> str:
         reading = f"JPEG quality about {quality:.0f} +- {max(spread, 1):.0f}"
         _say(f"{job.source}: {reading}", bar)
     photo = restore_photo(restorer, photo, tile_px=tile_px, on_tile=bar.update)
-    save_photo(photo, job.target)
+    save_photo(photo, job.target, may_replace=job.may_replace)
     height, width = photo.pixels.shape[:2]
     seconds, what = time.perf_counter() - started, _described(photo, restorer.channels)
     return f"{job.source} -> {job.target}  {width}x{height}  {seconds:.1f} s  {what}{by}"
 
 
 def _say(line: str, bar: tqdm) -> None:
-    """Print a line above the progress bar. Where nobody reads it (`| head`), the photos are restored all the same."""
+    """Print a line above the progress bar. Where nobody can read it (`| head`, `>&-`, a full disk), the photos are
+    restored all the same."""
+    if sys.stdout is None:
+        return
     try:
         bar.write(line, file=sys.stdout)
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError:
         silence_stdout()
 
 

@@ -105,12 +105,16 @@ def has_color(photo: Photo) -> bool:
     return pixels.ndim == 3 and any(bool((row[:, 1:] != row[:, :1]).any()) for row in pixels)
 
 
-def save_photo(photo: Photo, path: str | Path) -> None:
-    """Write a photo as PNG. If that fails, `path` stays as it was. Makes missing folders."""
+def save_photo(photo: Photo, path: str | Path, *, may_replace: bool = True) -> None:
+    """Write a photo as PNG. If that fails, `path` stays as it was. Makes missing folders.
+
+    Raises:
+        FileExistsError: if there is a file at `path` and `may_replace` is false.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     planes = photo.pixels if photo.alpha is None else np.dstack([photo.pixels, photo.alpha])
-    with written_whole(path) as working:
+    with written_whole(path, may_replace=may_replace) as working:
         Image.fromarray(planes).save(working, format="PNG", **photo.metadata)
 
 

@@ -228,12 +228,16 @@ def _cut(length: int, tile_px: int, overlap_px: int) -> list[_Span]:
     borders = [min(i * num_units // num_tiles * ALIGNMENT_PX, length) for i in range(num_tiles + 1)]
     # The weight of a tile is the step at its first border minus the step at its last border, so the sum over tiles is
     # 1. At the edges of the image there is nothing to blend with.
-    position = torch.arange(length, dtype=torch.float64) + 0.5
-    steps = [((position - border) / (overlap_px / 2) + 0.5).clamp(0, 1) for border in borders]
-    steps[0], steps[-1] = torch.ones_like(position), torch.zeros_like(position)
     reach = overlap_px // 2
-    spans = [slice(max(start - reach, 0), stop + reach) for start, stop in pairwise(borders)]
-    return [
-        _Span(span, (step - next_step)[span].float())
-        for span, (step, next_step) in zip(spans, pairwise(steps), strict=True)
-    ]
+    spans = []
+    for start, stop in pairwise(borders):
+        first, last = max(start - reach, 0), min(stop + reach, length)
+        position = torch.arange(first, last, dtype=torch.float64) + 0.5
+
+        def step(border: int, position: Tensor = position) -> Tensor:
+            return ((position - border) / (overlap_px / 2) + 0.5).clamp(0, 1)
+
+        rise = step(start) if start else torch.ones_like(position)
+        fall = step(stop) if stop < length else torch.zeros_like(position)
+        spans.append(_Span(slice(first, last), (rise - fall).float()))
+    return spans

@@ -166,6 +166,7 @@ def store_half(source: str | Path, target: str | Path) -> None:
         raise ValueError(f"{target} must end in {SUFFIX}, as published weights do")
     file = read_weight_file(find_weights(source))
     architecture = architecture_of(file, "restorer")
+    recognise(file, needs="network")  # refuses a file that no network could be loaded from
     save_weights(target, file.content, kind="restorer", architecture=architecture, is_half=True)
 
 

@@ -60,7 +60,10 @@ def keep_result(path: str | Path, root: str | Path) -> Path:
             kept = {"date": day} | result | {"measured": [_slim(one) for one in result["measured"]]}
         else:
             kept = {"measured": day} | _slim(result)
-    except (ValueError, KeyError, TypeError, AttributeError):
+        results = [one["results"] for one in (kept["measured"] if "table" in kept else [kept])]
+        if not results or not all(found and all(found.values()) for found in results):
+            raise ValueError("no scores")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{path} is not a result of `evaluate` or `table`; give the JSON file of one") from None
     target = Path(root) / RESULTS / path.name
     write_text(target, as_json(kept))

@@ -15,16 +15,36 @@ def read_result(path: str | Path) -> dict:
         raise FileNotFoundError(f"no file {path}; name one that `evaluate --json` wrote")
     try:
         result = json.loads(Path(path).read_text(encoding="utf-8"))
-        complete = result["results"] and all(
-            {"psnr", "gain", "jpeg"} <= scores.keys() and num_images(scores)
-            for qualities in result["results"].values()
-            for scores in qualities.values()
+        if isinstance(result.get("measured"), list) and "table" not in result:
+            raise _Several(f"{path} holds the results of several systems; evaluate them one by one, with a --json each")
+        is_complete = (
+            isinstance(result["method"], str)
+            and result["channels"] in ("gray", "color")
+            and result["results"]
+            and all(_is_complete(scores) for of_set in result["results"].values() for scores in of_set.values())
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
-        complete = False
-    if not complete or not {"method", "channels"} <= result.keys():
+    except _Several as error:
+        raise ValueError(str(error)) from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        is_complete = False
+    if not is_complete:
         raise ValueError(f"{path} is not a result of `evaluate`; give the JSON file of one")
     return result
+
+
+class _Several(ValueError):
+    pass
+
+
+def _is_complete(scores: dict) -> bool:
+    """Whether the scores of a set at one quality hold what is read from them. An infinite number is null in JSON."""
+    numbers = [scores["psnr"], scores["gain"], *scores["jpeg"].values()]
+    counts = [num_images(scores), num_worse(scores)]
+    return (
+        all(number is None or type(number) in (int, float) for number in numbers)
+        and all(type(count) is int for count in counts)
+        and counts[0] > 0
+    )
 
 
 def num_images(scores: dict) -> int:

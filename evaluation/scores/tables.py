@@ -35,9 +35,11 @@ def summarize(result: dict) -> Section:
 
 
 def metrics_of(result: dict) -> list[str]:
-    """The metrics of a result, in order."""
-    qualities = next(iter(result["results"].values()))
-    return list(next(iter(qualities.values()))["jpeg"])  # this entry holds only metrics
+    """The metrics of a result, in order. Raises ValueError if it holds no scores."""
+    scores = [scores for qualities in result["results"].values() for scores in qualities.values()]
+    if not scores or not all(result["results"].values()):
+        raise ValueError("it holds no scores")
+    return list(scores[0]["jpeg"])  # this entry holds only metrics
 
 
 @cache

@@ -39,6 +39,12 @@ class PaperOptions:
     fusion: Fusion = "invertible"
     effm: bool = True
 
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise ValueError(f"network.paper.width must be at least 1, got {self.width}")
+        if min(self.groups) < 0:
+            raise ValueError(f"network.paper.groups must be 0 or more, got {list(self.groups)}")
+
 
 class PaperRestorer(Restorer):
     """Enlarges the encoder features to full size and fuses them into the trunk in three stages, coarse to fine.

@@ -99,12 +99,41 @@ def test_images_coded_twice_are_not_on_the_axis(figure: Callable, refusal: Calla
     assert "a result has no finite gain at a JPEG quality" in line
 
 
-def test_a_psnr_without_a_place_on_the_axis(figure: Callable, refusal: Callable, tmp_path: Path) -> None:
+@pytest.mark.parametrize("of", ["network", "jpeg"])
+def test_a_psnr_without_a_place_on_the_axis(of: str, figure: Callable, refusal: Callable, tmp_path: Path) -> None:
     equal = json.loads(KEPT.read_text())
-    equal["results"]["live1"]["10"]["psnr"] = None
+    scores = equal["results"]["live1"]["10"]
+    (scores if of == "network" else scores["jpeg"])["psnr"] = None
     (tmp_path / "equal.json").write_text(json.dumps(equal))
     line = refusal(*figure("cost", "--results", tmp_path / "equal.json", "--set", "live1"))
     assert "equal.json has an infinite PSNR on live1 at quality 10, gray" in line
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda result: result.update(channels=["gray"]),
+        lambda result: result["results"]["live1"]["10"].update(gain="1.5"),
+        lambda result: result["results"]["live1"]["10"].pop("num_worse"),
+        lambda result: result["results"]["live1"]["10"].update(images=[1, 2]),
+        lambda result: result["results"]["live1"]["10"]["jpeg"].update(psnr="high"),
+    ],
+)
+def test_a_result_that_was_changed_by_hand(
+    change: Callable, figure: Callable, refusal: Callable, tmp_path: Path
+) -> None:
+    result = json.loads(KEPT.read_text())
+    change(result)
+    (tmp_path / "changed.json").write_text(json.dumps(result))
+    for kind, options in (("gain", []), ("cost", ["--set", "live1"])):
+        line = refusal(*figure(kind, "--results", tmp_path / "changed.json", *options))
+        assert "changed.json is not a result of `evaluate`" in line
+
+
+def test_results_of_several_systems_are_told_apart(figure: Callable, refusal: Callable, tmp_path: Path) -> None:
+    (tmp_path / "both.json").write_text(json.dumps({"measured": [json.loads(KEPT.read_text())] * 2}))
+    line = refusal(*figure("gain", "--results", tmp_path / "both.json"))
+    assert "both.json holds the results of several systems; evaluate them one by one" in line
 
 
 def test_results_of_weights_that_are_not_here(figure: Callable, refusal: Callable, tmp_path: Path) -> None:

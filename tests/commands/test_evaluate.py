@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from commands import outputs
 from data.color import luma
 from data.jpeg import jpeg_roundtrip
 from evaluation.scores.metrics import score
@@ -69,6 +70,34 @@ def test_scores_are_kept_when_nobody_reads_the_table(
             "--json", files[0], "--markdown", files[1],
         )  # fmt: skip
     assert "results" in json.loads(files[0].read_text()) and "PSNR" in files[1].read_text()
+
+
+def test_a_file_that_cannot_be_written_costs_no_other(
+    tmp_path: Path, live1: dict, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    write_text = outputs.write_text
+
+    def full(path: Path, text: str) -> None:
+        if Path(path).suffix == ".csv":
+            raise OSError(28, "No space left on device", str(path))
+        write_text(path, text)
+
+    monkeypatch.setattr(outputs, "write_text", full)
+    files = [tmp_path / name for name in ("out.csv", "out.json", "out.tex")]
+    with pytest.raises(SystemExit):
+        run(
+            "evaluate", "--weights", "jpeg", "--sets", "live1", "--quality", 10, "--data-root", tmp_path,
+            "--csv", files[0], "--json", files[1], "--latex", files[2],
+        )  # fmt: skip
+    assert [file.exists() for file in files] == [False, True, True]
+    printed = capsys.readouterr()
+    assert "live1" in printed.out and "out.csv" in printed.err and printed.err.count("\n") == 1
+
+
+def test_an_output_within_another_is_refused(tmp_path: Path, live1: dict, refusal: Callable) -> None:
+    given = ["evaluate", "--weights", "jpeg", "--sets", "live1", "--data-root", tmp_path]
+    line = refusal(*given, "--json", tmp_path / "a" / "b.json", "--csv", tmp_path / "a")
+    assert "--json is inside --csv, which is a file" in line
 
 
 def test_folder_of_images_is_a_set_of_its_own_name(tmp_path: Path) -> None:

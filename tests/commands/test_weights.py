@@ -10,10 +10,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from commands import calibrate
 from common.files import sha256
 from cqe.encoder import QualityEncoder
 from cqe.weights import save_encoder
 from data.jpeg import jpeg_roundtrip
+from evaluation.scores.calibration import Outcome
 from restoration.networks import FastOptions, NetworkConfig, build_restorer
 from restoration.networks.rdn import RDN
 from restoration.networks.restorer import Restorer
@@ -90,6 +92,15 @@ def test_publish_halves_the_file(weights: Path, tmp_path: Path, capsys: pytest.C
     assert sha256(half) in capsys.readouterr().out
     assert half.stat().st_size < 0.7 * weights.stat().st_size
     assert load_file(half)["tail.weight"].dtype == torch.float16 and load_restorer(half).channels == 1
+
+
+def test_publish_refuses_a_network_that_could_not_be_used(weights: Path, tmp_path: Path, refusal: Callable) -> None:
+    restorer = load_restorer(weights)
+    with torch.no_grad():
+        restorer.tail.bias.fill_(torch.nan)
+    save_restorer(restorer, NETWORK, tmp_path / "nan.safetensors")
+    line = refusal("publish", "--weights", tmp_path / "nan.safetensors", "--output", tmp_path / "out.safetensors")
+    assert "nan.safetensors: tensor 'tail.bias' has numbers that are not finite" in line
 
 
 def test_publish_does_not_replace_what_it_reads(weights: Path, refusal: Callable) -> None:
@@ -174,6 +185,24 @@ def test_calibrate_writes_limits_beside_the_same_weights(
     torch.testing.assert_close(load_file(output), before, rtol=0, atol=0)
     program.run("calibrate", *options)  # in place
     assert sha256(weights) == sha256(output)
+
+
+def test_calibrate_leaves_weights_that_changed_meanwhile(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = load_restorer(weights)
+    with torch.no_grad():
+        changed.tail.bias.fill_(0.5)
+
+    def measuring(*arguments: object) -> list[Outcome]:
+        save_restorer(changed, NETWORK, weights)
+        return [Outcome("bsds500/val", "a", 10, 10.0, 5.0, 1.0)]
+
+    monkeypatch.setattr(calibrate, "measure", measuring)
+    with pytest.raises(SystemExit):
+        program.run("calibrate", "--weights", weights, "--data-root", make_data_root(tmp_path), *CALIBRATING)
+    assert "has changed while it was measured" in capsys.readouterr().err
+    assert (load_restorer(weights).tail.bias == 0.5).all()
 
 
 def test_calibrate_refuses_sets_for_reporting_and_files_without_a_place(

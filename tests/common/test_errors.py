@@ -75,6 +75,20 @@ def test_a_full_disk_behind_stdout_is_an_error_on_one_line() -> None:
     assert ended.stderr == "program: error: [Errno 28] No space left on device\n"
 
 
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("[enforce fail] can't allocate memory: you tried to allocate 9 bytes" + 1000 * ".")],
+)
+def test_a_full_memory_is_a_short_line(error: Exception, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as exit_, user_errors("program"):
+        raise error
+    assert exit_.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("program: error: not enough memory: ") and line.count("\n") == 1 and len(line) < 400
+    with pytest.raises(RuntimeError, match="a bug"), user_errors("program"):
+        raise RuntimeError("a bug")
+
+
 def test_another_closed_pipe_is_an_error(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as exit_, user_errors("program"):
         raise BrokenPipeError(32, "Broken pipe")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from data.color import luma
 from data.images import list_images, read_image, read_rgb, to_channels
@@ -110,6 +110,21 @@ def test_a_changed_byte_in_a_png_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "flipped.png").write_bytes(data)
     with pytest.raises(ValueError, match="flipped.png is damaged or cut off"):
         read_image(tmp_path / "flipped.png")
+
+
+def test_whatever_a_decoder_makes_of_damage_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    message = "Failed to decode image: Missing or empty image item"  # the AVIF decoder's
+
+    def failing(self: Image.Image) -> None:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", failing)
+    with pytest.raises(ValueError, match=r"a\.png is damaged or cut off \(Failed to decode"):
+        read_image(tmp_path / "a.png")
+    message = "not enough memory"
+    with pytest.raises(RuntimeError, match="not enough memory"):
+        read_image(tmp_path / "a.png")
 
 
 def test_text_and_empty_files_are_named(tmp_path: Path) -> None:

@@ -246,6 +246,35 @@ def test_mistakes_are_named(root: Path, refused: Callable, tmp_path_factory: pyt
     assert "holds no README.md" in refused("--root", tmp_path_factory.mktemp("empty"))
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"method": "mine", "channels": "gray", "results": {}}',
+        '{"method": "mine", "channels": "gray", "results": {"classic5": {}}}',
+        '{"table": 5, "measured": []}',
+        '{"table": 2, "measured": [{"results": {}}]}',
+        "[" * 100_000,
+    ],
+)
+def test_a_result_without_scores_replaces_none(root: Path, refused: Callable, content: str) -> None:
+    good = evaluated(root, "mine")
+    run("document", "--root", root, good)
+    before = (root / "docs" / "results" / "mine.json").read_bytes()
+    good.write_text(content)
+    assert "mine.json is not a result of `evaluate` or `table`" in refused(good)
+    assert (root / "docs" / "results" / "mine.json").read_bytes() == before
+
+
+def test_a_result_that_a_page_cannot_show_leaves_the_old_one(root: Path, refused: Callable) -> None:
+    run("document", "--root", root, evaluated(root, "mine"))
+    (root / "README.md").write_text("<!-- table scores: docs/results/mine.json --><!-- end -->")
+    changed = json.loads((root / "mine.json").read_text())
+    del changed["channels"], changed["method"]
+    (root / "mine.json").write_text(json.dumps(changed))
+    (root / "new.json").write_text(json.dumps(changed))
+    assert "no table 'scores' can be made" in refused(root / "new.json", root / "mine.json")
+
+
 def test_a_mark_left_open_in_one_page_changes_no_other(root: Path, refused: Callable) -> None:
     (root / "weights" / "open.md").write_text("<!-- table scores: x.json -->")
     save_file({"a": np.zeros(2, dtype=np.float32)}, root / "weights" / "mine.safetensors")

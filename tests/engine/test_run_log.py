@@ -134,5 +134,18 @@ def test_lines_go_to_the_terminal_and_the_file_of_this_run_only(tmp_path: Path, 
     assert logging.getLogger().handlers == before
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_log_file_that_cannot_be_written_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    log = RunLog(tmp_path, MAIN)
+    for _ in range(3):
+        log.line("a line")
+    with pytest.raises(OSError, match="No space left"):  # the run's end says it once more, by its status
+        log.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert sum(line.endswith("a line") for line in lines) == 3
+    assert sum("log.txt cannot be written: [Errno 28]" in line for line in lines) == 1 and len(lines) == 4
+
+
 def test_numbers_are_described_with_four_digits() -> None:
     assert described({"mae": 0.012345, "psnr": 29.0412}) == "mae 0.01235  psnr 29.041"

@@ -169,6 +169,18 @@ def test_files_of_other_programs_are_refused(tmp_path: Path, metadata: dict[str,
             lambda tensors: tensors.update({"bn1.bias": torch.zeros(5)}),
             r"e\.safetensors: tensor 'bn1\.bias' is \(5,\), the network needs \(4,\)",
         ),
+        (
+            lambda tensors: tensors.update({"bn1.bias": torch.zeros(4, dtype=torch.int8)}),
+            r"e\.safetensors: tensor 'bn1\.bias' is int8, not float32",
+        ),
+        (
+            lambda tensors: tensors.update({"bn1.bias": torch.zeros(4, dtype=torch.complex64)}),
+            r"e\.safetensors: tensor 'bn1\.bias' is complex64, not float32",
+        ),
+        (
+            lambda tensors: tensors.update({"bn1.bias": torch.tensor([0, 1, torch.nan, 2])}),
+            r"e\.safetensors: tensor 'bn1\.bias' has numbers that are not finite",
+        ),
     ],
 )
 def test_a_tensor_that_does_not_fit_is_named(encoder: QualityEncoder, change, complaint: str) -> None:

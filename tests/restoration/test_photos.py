@@ -1,6 +1,8 @@
 """Restoring photos: what may change in one, and what must come along untouched."""
 
+import io
 import struct
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -208,6 +210,41 @@ def test_whatever_happens_to_a_photo_the_others_are_restored(tmp_path: Path, err
     line = Failing.forward.__code__.co_firstlineno + 2
     assert failures == [f"{sources[1]}: {reason.format(line=line)}"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
+
+
+@pytest.mark.parametrize("kind", ["closed", "full"])
+def test_photos_are_restored_where_stdout_takes_nothing(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", None if kind == "closed" else Full())
+    source = save(tmp_path / "a.png", noise(8, 8))
+    restoring = PhotoRestorer(Add(), lambda pixels: (50.0, 1.0))
+    assert restore_files(lambda photo: restoring, plan([source], tmp_path / "out")) == []
+    assert (tmp_path / "out" / "a.png").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_output_made_meanwhile_is_replaced_only_where_that_was_allowed(overwrite: bool, tmp_path: Path) -> None:
+    source, target = save(tmp_path / "a.png", noise(8, 8)), tmp_path / "out" / "a.png"
+    jobs = plan([source], tmp_path / "out", overwrite=overwrite)
+    target.parent.mkdir()
+    target.write_bytes(b"of another program")
+    failures = restore_files(lambda photo: PhotoRestorer(Add()), jobs)
+    assert (target.read_bytes() == b"of another program") == (not overwrite)
+    assert len(failures) == (not overwrite) and all("made by another program meanwhile" in line for line in failures)
+
+
+def test_earlier_outputs_among_the_inputs_are_refused(tmp_path: Path) -> None:
+    save(tmp_path / "a.jpg", noise(8, 8))
+    assert [job.target.name for job in plan([tmp_path], tmp_path)] == ["a.png"]
+    save(tmp_path / "a.png", noise(8, 8))
+    with pytest.raises(ValueError, match=r"a\.png is an input, and looks like an earlier output for .*a\.jpg"):
+        plan([tmp_path], tmp_path)
+    assert [job.target.name for job in plan([tmp_path], tmp_path / "out")] == ["a.jpg.png", "a.png.png"]
 
 
 def test_ctrl_c_still_ends_the_work(tmp_path: Path) -> None:
