@@ -120,12 +120,14 @@ READY = $(eval READY := $(if $(shell $(PYTHON) train_restorer.py --help 2>/dev/n
 train-for:
 	@test $(READY) != $(BIN)/python || $(MAKE) --no-print-directory $(INSTALLED)
 	$(READY) test.py fit --output $(RUN).yaml -- --config $(CONFIG) --trainer.max_minutes $(MINUTES) $(OPTIONS)
+	trap 'kill $$training' INT TERM; \
 	$(READY) train_restorer.py --config $(CONFIG) --config $(RUN).yaml --trainer.run_dir $(RUN) \
-		--trainer.max_minutes $(MINUTES) --trainer.save_every_minutes 1 --resume auto $(OPTIONS) || \
-		{ status=$$?; test ! -e $(RUN)/restorer.safetensors || { $(STORE); }; exit $$status; }
-	$(STORE)
+		--trainer.max_minutes $(MINUTES) --trainer.save_every_minutes 1 --resume auto $(OPTIONS) & training=$$!; \
+	while wait $$training; status=$$?; kill -0 $$training 2>/dev/null; do :; done; \
+	test ! -e $(RUN)/restorer.safetensors || { $(STORE); }; exit $$status
 
-# Stores the best weights so far, in pieces too if the file is large. A training that was stopped has some as well.
+# Stores the best weights so far, in pieces too if the file is large. A training that was stopped has some as well: the
+# shell above hands a signal on, and waits until the training has saved.
 STORE = $(READY) test.py publish --weights $(RUN)/restorer.safetensors --output $(RUN)/$(NAME).safetensors && \
 	find $(RUN)/$(NAME).safetensors -size +16383k -exec split -b 15m {} {}.part- \;
 

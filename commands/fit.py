@@ -21,7 +21,7 @@ from restoration.start import open_start
 
 HELP = "check this machine, and choose batch, patch, workers and settings for a training of stage 2"
 DEFAULT_MINUTES = 25.0
-SPEED = "# steps a second: "  # in the heading of the file
+SPEED = "# {speed} steps a second, for {minutes:g} minutes\n"  # in the heading of the file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Packs the training images. Compares the gradients of the compiled, bfloat16 and channels-last step with those "
         "of the eager float32 one; what differs or fails is left out. Then tries batch sizes until memory or speed "
         "stops growing. Writes what was found as a config, to be given behind the training's own. Keeps the file if "
-        "it is already there, because a run must go on with the sizes it began with."
+        "it is already there, because a run must go on with the sizes it began with; only the steps between "
+        "validations follow other minutes."
     )
     parser.add_argument("--output", required=True, metavar="FILE", help="the config to write, such as fitted.yaml")
     parser.add_argument(
@@ -52,23 +53,24 @@ def run(options: argparse.Namespace) -> None:
     stores = open_training_stores(config.data, data_root(config.data.root))
     dataset = RestorationPatches(stores, config.data, config.histories, seed=config.trainer.seed)
     found = Fitting(network, config, device, lambda line: print(line, flush=True)).run(dataset)
-    overlay = found.overlay(config.trainer.max_minutes or DEFAULT_MINUTES)
-    heading = f"# Made by: test.py fit -- {shlex.join(options.training)}\n{SPEED}{found.steps_per_second:.6g}\n"
-    write_text(options.output, heading + yaml.safe_dump(overlay, sort_keys=False))
+    minutes = config.trainer.max_minutes or DEFAULT_MINUTES
+    heading = f"# Made by: test.py fit -- {shlex.join(options.training)}\n"
+    heading += SPEED.format(speed=found.steps_per_second, minutes=minutes)
+    write_text(options.output, heading + yaml.safe_dump(found.overlay(minutes), sort_keys=False))
     print(f"written: {options.output}")
 
 
 def _keep(path: Path, config: RestorerConfig) -> None:
     """Leave the sizes as they are, and fit the time between validations to the minutes that are given now."""
     text = path.read_text(encoding="utf-8")
-    speed = re.search(rf"^{re.escape(SPEED)}(\S+)$", text, flags=re.MULTILINE)
+    found = re.search(r"^# (\S+) steps a second, for (\S+) minutes\n", text, flags=re.MULTILINE)
     minutes = config.trainer.max_minutes or DEFAULT_MINUTES
-    if speed:
-        every = steps_between_validations(60 * minutes * float(speed[1]))
-        changed = re.sub(r"(?m)^(  validate_every_steps: ).*$", rf"\g<1>{every}", text)
-        if changed != text:
-            write_text(path, changed)
-            print(f"{path}: one validation every {every} steps, for {minutes:g} minutes")
+    if found and float(found[2]) != minutes:
+        speed = float(found[1])
+        every = steps_between_validations(60 * minutes * speed)
+        text = text.replace(found[0], SPEED.format(speed=speed, minutes=minutes))
+        write_text(path, re.sub(r"(?m)^(  validate_every_steps: ).*$", rf"\g<1>{every}", text))
+        print(f"{path}: one validation every {every} steps, for {minutes:g} minutes")
     print(f"{path} is kept; remove it to choose again")
 
 

@@ -99,7 +99,9 @@ def opened_image(path: str | Path, *, max_pixels: int | None = None) -> Iterator
         raise ValueError(f"{path} has more than {limit:.0f} megapixels; cut it into parts or remove it") from None
     except _DECODER_ERRORS as error:
         # Errors of the file system (missing file, no permission) have an errno, and their message names the file.
-        if (isinstance(error, OSError) and error.errno is not None) or is_about_memory(error):
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        if isinstance(error, RuntimeError) and is_about_memory(error):
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} is damaged or cut off ({reason}); replace or remove the file") from error

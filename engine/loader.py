@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from common.errors import is_about_memory
 from engine.signals import SAVE_SIGNALS, STOP_SIGNALS
 
 PREFETCHED_BATCHES = 4  # of each worker, which fills them while a validation runs; a few megabytes each (uint8)
@@ -115,7 +116,7 @@ def batches_of(loader: Iterable) -> Iterator[Iterator]:
 
     Raises:
         ValueError, OSError: if a worker raised one of these; the message is one line.
-        ChildProcessError: if a worker was killed. torch may raise this anywhere in the block.
+        ChildProcessError: if a worker was killed, or found no memory. torch may raise this anywhere in the block.
     """
     batches = iter(loader)
     try:
@@ -126,11 +127,12 @@ def batches_of(loader: Iterable) -> Iterator[Iterator]:
             raise
         raise type(error)(f"a loader worker failed: {reason}") from error
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker (pid"):
+        is_full = _reason_in_worker(error) is not None and is_about_memory(error)
+        if not (is_full or str(error).startswith("DataLoader worker (pid")):
             raise
         raise ChildProcessError(
-            "a loader worker was killed, most often because memory ran out: lower data.num_workers or "
-            f"data.patch_size_px ({' '.join(str(error).split())})"
+            "a loader worker failed or was killed, most often because memory ran out: lower data.num_workers or "
+            f"data.patch_size_px ({_reason_in_worker(error) or ' '.join(str(error).split())})"
         ) from error
     finally:
         _end_workers(batches)

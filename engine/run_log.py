@@ -28,13 +28,13 @@ BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"  # it
 
 
 class _LogFile(logging.FileHandler):
-    """A log file that says once that it cannot be written, and lets the training go on."""
+    """A log file that says once that it cannot be written."""
 
     has_failed = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         if not self.has_failed and sys.stderr is not None:
-            print(f"{self.baseFilename} cannot be written: {sys.exception()}; the training goes on", file=sys.stderr)
+            print(f"{self.baseFilename} cannot be written: {sys.exception()}; its lines are lost", file=sys.stderr)
         self.has_failed = True
 
 

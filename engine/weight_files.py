@@ -180,9 +180,14 @@ def load_exactly(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: s
             )
         if expected[name].is_floating_point() != tensors[name].is_floating_point():
             raise ValueError(f"{path}: tensor '{name}' is {_dtype(tensors[name])}, not {_dtype(expected[name])}")
-        if tensors[name].is_floating_point() and not tensors[name].isfinite().all():
+        if tensors[name].is_floating_point() and not _is_finite(tensors[name]):
             raise ValueError(f"{path}: tensor '{name}' has numbers that are not finite; the file is of no use")
     module.load_state_dict(tensors)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    wide = tensor.float() if tensor.itemsize == 1 else tensor  # torch cannot ask float8
+    return bool(wide.isfinite().all())
 
 
 def _dtype(tensor: Tensor) -> str:

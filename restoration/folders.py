@@ -16,6 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from common.errors import is_about_memory, silence_stdout
+from data.images import opened_image
 from restoration.photos import Photo, read_photo, restore_photo, save_photo
 from restoration.tiling import TILE_PX
 
@@ -78,14 +79,15 @@ def plan(inputs: Sequence[str | Path], output: str | Path, *, overwrite: bool = 
             raise ValueError(f"{other.source} and {source} would both become {job.target}; restore them separately")
     for source, relative in found.values():
         earlier = found.get(os.path.abspath(output / relative.with_suffix(".png")))
-        if earlier and earlier[0] != source:
+        if earlier and earlier[0] != source and _size(earlier[0]) == _size(source):
             raise ValueError(
-                f"{earlier[0]} is an input, and looks like an earlier output for {source}; give another output folder"
+                f"{earlier[0]} is an input, but may be an earlier output for {source}: it is as large, and lies where "
+                "that would be written; give another output folder"
             )
     originals = {_identity(source) for source, _ in found.values()}
-    existing = [job.target for job in jobs.values() if job.target.exists()]
+    existing = [job.target for job in jobs.values() if os.path.lexists(job.target)]  # a link to nothing, too
     for target in existing:
-        if _identity(target) in originals:
+        if target.exists() and _identity(target) in originals:
             raise ValueError(f"{target} is an input and would be replaced; give another output folder")
     if existing and not overwrite:
         count = f"{len(existing)} of {len(jobs)} outputs" if len(jobs) > 1 else "the output"
@@ -200,6 +202,15 @@ def _find(inputs: Sequence[str | Path], output: Path) -> Iterator[tuple[Path, Pa
 
 def _is_photo(relative: Path) -> bool:
     return relative.suffix.lower() in PHOTO_SUFFIXES and not any(part.startswith(".") for part in relative.parts)
+
+
+def _size(path: Path) -> tuple[int, int] | None:
+    """Width and height; None if the file cannot be read."""
+    try:
+        with opened_image(path) as opened:
+            return opened.size
+    except (ValueError, OSError):
+        return None
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -38,7 +38,7 @@ class _Several(ValueError):
 
 def _is_complete(scores: dict) -> bool:
     """Whether the scores of a set at one quality hold what is read from them. An infinite number is null in JSON."""
-    numbers = [scores["psnr"], scores["gain"], *scores["jpeg"].values()]
+    numbers = [scores["psnr"], scores["gain"], scores["jpeg"]["psnr"], *scores["jpeg"].values()]
     counts = [num_images(scores), num_worse(scores)]
     return (
         all(number is None or type(number) in (int, float) for number in numbers)

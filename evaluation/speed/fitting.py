@@ -142,13 +142,13 @@ class Fitting:
         """One for each core but the training's own; fewer if shared memory has no room for the batches they hold."""
         cores = max(usable_cores() - 1, 1)
         batch_bytes = 2 * batch_size * self.config.data.channels * size_px**2  # degraded and clean, uint8
-        room = SHARED_SHARE * shared_memory() // (PREFETCHED_BATCHES * batch_bytes)
+        room = int(min(SHARED_SHARE * shared_memory() / (PREFETCHED_BATCHES * batch_bytes), cores))
         if room < cores:
             self.say(
-                f"loader: shared memory has room for the batches of {room:.0f} worker(s); in a container, "
+                f"loader: shared memory has room for the batches of {room} worker(s); in a container, "
                 "`docker run --ipc=host` gives more"
             )
-        return int(min(cores, room))
+        return room
 
     def _gradients(self, settings: Settings, patches: tuple[Tensor, Tensor]) -> Tensor:
         return Trial(self.network, self.config, settings, self.device).gradients(*patches)

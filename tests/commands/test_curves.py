@@ -117,6 +117,7 @@ def test_a_psnr_without_a_place_on_the_axis(of: str, figure: Callable, refusal: 
         lambda result: result["results"]["live1"]["10"].pop("num_worse"),
         lambda result: result["results"]["live1"]["10"].update(images=[1, 2]),
         lambda result: result["results"]["live1"]["10"]["jpeg"].update(psnr="high"),
+        lambda result: result["results"]["live1"]["10"]["jpeg"].clear(),
     ],
 )
 def test_a_result_that_was_changed_by_hand(

@@ -2,7 +2,7 @@
 
     python tests/engine/failing_worker.py FAILURE RUN_DIR
 
-FAILURE: the worker "raises" or is "killed" while it reads a sample.
+FAILURE: the worker "raises", is "killed", or finds the memory "full" while it reads a sample.
 """
 
 import os
@@ -35,6 +35,8 @@ class Samples(Dataset):
         if position[1] == 5:
             if self.failure == "raises":
                 raise ValueError("photos/5.png is damaged")
+            if self.failure == "full":
+                raise RuntimeError("not enough memory: you tried to allocate 9 bytes")
             os.kill(os.getpid(), signal.SIGKILL)
         return {name: torch.tensor(0.5) for name in ("x", "y", "z")}
 

@@ -190,6 +190,15 @@ def test_a_tensor_that_does_not_fit_is_named(encoder: QualityEncoder, change, co
         load_exactly(encoder, tensors, "e.safetensors")
 
 
+def test_every_kind_of_floating_point_number_is_taken() -> None:
+    layer = torch.nn.Linear(2, 1)
+    for dtype in (torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn):
+        load_exactly(
+            layer, {name: torch.ones(value.shape).to(dtype) for name, value in layer.state_dict().items()}, "f"
+        )
+        assert (layer.weight == 1).all()
+
+
 def test_a_failed_save_leaves_the_old_file_and_nothing_else(
     encoder: QualityEncoder, encoder_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -238,12 +238,22 @@ def test_an_output_made_meanwhile_is_replaced_only_where_that_was_allowed(overwr
     assert len(failures) == (not overwrite) and all("made by another program meanwhile" in line for line in failures)
 
 
+def test_a_link_to_nothing_is_an_output_that_exists(tmp_path: Path) -> None:
+    source = save(tmp_path / "a.jpg", noise(8, 8))
+    (tmp_path / "a.png").symlink_to("nowhere")
+    with pytest.raises(FileExistsError, match=r"a\.png exists"):
+        plan([source], tmp_path)
+    assert len(plan([source], tmp_path, overwrite=True)) == 1
+
+
 def test_earlier_outputs_among_the_inputs_are_refused(tmp_path: Path) -> None:
     save(tmp_path / "a.jpg", noise(8, 8))
     assert [job.target.name for job in plan([tmp_path], tmp_path)] == ["a.png"]
     save(tmp_path / "a.png", noise(8, 8))
-    with pytest.raises(ValueError, match=r"a\.png is an input, and looks like an earlier output for .*a\.jpg"):
+    with pytest.raises(ValueError, match=r"a\.png is an input, but may be an earlier output for .*a\.jpg"):
         plan([tmp_path], tmp_path)
+    save(tmp_path / "a.png", noise(8, 16))  # another picture
+    assert [job.target.name for job in plan([tmp_path], tmp_path)] == ["a.jpg.png", "a.png.png"]
     assert [job.target.name for job in plan([tmp_path], tmp_path / "out")] == ["a.jpg.png", "a.png.png"]
 
 
