@@ -51,7 +51,8 @@ SLURM = {
     "--open-mode",
     "--signal",
 }
-OTHERS = {"--logdir"} | TORCHRUN | SLURM  # the first is TensorBoard's
+PIP = {"--no-deps", "--only-binary", "--python-version"}
+OTHERS = {"--logdir"} | TORCHRUN | SLURM | PIP  # the first is TensorBoard's
 
 
 @pytest.mark.parametrize("page", PAGES)
