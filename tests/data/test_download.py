@@ -334,7 +334,7 @@ def test_a_bad_archive_or_an_existing_set_makes_no_set(
     assert sorted(path.name for path in root.iterdir()) == ["archives"]
     (root / "div2k").mkdir()
     assert run_data("download", "div2k", "--root", str(root)) == 2
-    assert "div2k is there already; set force to replace it" in capsys.readouterr().err
+    assert "div2k is there already; give --force to replace it" in capsys.readouterr().err
     assert len(server.requests) == 2
 
 
