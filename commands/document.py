@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
     try:
         kept = [keep_result(path, root) for path in options.results]
         texts = {page: updated(page, root) for page in pages(root)}  # an error in one page leaves all pages unwritten
-    except Exception:
+    except BaseException:  # Ctrl-C, too
         for target, content in before.items():  # the old results stay as well
             target.unlink(missing_ok=True) if content is None else target.write_bytes(content)
         raise

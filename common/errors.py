@@ -44,7 +44,7 @@ def user_errors(program: str) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_about_memory(error):
             raise
-        _end_with_line(program, error, "not enough memory")
+        _end_with_line(program, error, f"not enough memory: {_on_one_line(error)[:MAX_REASON]}")
     except KeyboardInterrupt:
         _end(f"{program}: stopped", 130)
 
@@ -54,11 +54,14 @@ def silence_stdout() -> None:
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it stays open; Python flushes sys.stdout at its end
 
 
-def _end_with_line(program: str, error: Exception, what: str = "") -> NoReturn:
+def _end_with_line(program: str, error: Exception, message: str = "") -> NoReturn:
     if os.environ.get("TRACEBACK") == "1":
         raise error
-    message = " ".join(str(error).split()) or type(error).__name__
-    _end(f"{program}: error: {what and f'{what}: '}{message[:MAX_REASON] if what else message}", 2)
+    _end(f"{program}: error: {message or _on_one_line(error)}", 2)
+
+
+def _on_one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _end(line: str, status: int) -> NoReturn:

@@ -63,12 +63,8 @@ def convolutions_tried_out(is_on: bool) -> Iterator[None]:
     This saves time for patches, which have one size, and costs time for validation images, which have many. It changes
     nothing on a CPU.
     """
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = is_on
-    try:
+    with _cudnn_set("benchmark", is_on):
         yield
-    finally:
-        torch.backends.cudnn.benchmark = before
 
 
 def cpu_has_bfloat16() -> bool:
@@ -86,16 +82,23 @@ def cpu_has_bfloat16() -> bool:
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """Let cuDNN compute float32 convolutions in float32, without TensorFloat-32. It changes nothing on a CPU."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    with _cudnn_set("allow_tf32", False):
+        yield
+
+
+@contextmanager
+def _cudnn_set(name: str, value: bool) -> Iterator[None]:
+    """A setting of cuDNN within the block. torch's own `cudnn.flags` would reset all others."""
+    before = getattr(torch.backends.cudnn, name)
+    setattr(torch.backends.cudnn, name, value)
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        setattr(torch.backends.cudnn, name, before)
 
 
 def usable_cores() -> int:
-    """CPU cores that this process may use: affinity and a container's quota may leave some of the machine's."""
+    """CPU cores that this process may use: those of the machine that its affinity and a container's quota leave."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = (CGROUP / "cpu.max").read_text().split()

@@ -219,6 +219,11 @@ class _Span(NamedTuple):
     weights: Tensor
 
 
+def _step(position: Tensor, border: int, overlap_px: int) -> Tensor:
+    """0 before a border and 1 behind it, rising over a half of the overlap, centred on it."""
+    return ((position - border) / (overlap_px / 2) + 0.5).clamp(0, 1)
+
+
 def _cut(length: int, tile_px: int, overlap_px: int) -> list[_Span]:
     """Cut a side into as few tiles as possible, of nearly equal length, so that little work is done twice."""
     if length <= tile_px:
@@ -233,11 +238,7 @@ def _cut(length: int, tile_px: int, overlap_px: int) -> list[_Span]:
     for start, stop in pairwise(borders):
         first, last = max(start - reach, 0), min(stop + reach, length)
         position = torch.arange(first, last, dtype=torch.float64) + 0.5
-
-        def step(border: int, position: Tensor = position) -> Tensor:
-            return ((position - border) / (overlap_px / 2) + 0.5).clamp(0, 1)
-
-        rise = step(start) if start else torch.ones_like(position)
-        fall = step(stop) if stop < length else torch.zeros_like(position)
+        rise = _step(position, start, overlap_px) if start else torch.ones_like(position)
+        fall = _step(position, stop, overlap_px) if stop < length else torch.zeros_like(position)
         spans.append(_Span(slice(first, last), (rise - fall).float()))
     return spans

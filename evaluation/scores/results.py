@@ -15,25 +15,20 @@ def read_result(path: str | Path) -> dict:
         raise FileNotFoundError(f"no file {path}; name one that `evaluate --json` wrote")
     try:
         result = json.loads(Path(path).read_text(encoding="utf-8"))
-        if isinstance(result.get("measured"), list) and "table" not in result:
-            raise _Several(f"{path} holds the results of several systems; evaluate them one by one, with a --json each")
-        is_complete = (
+        has_several = isinstance(result.get("measured"), list) and "table" not in result
+        is_complete = not has_several and (
             isinstance(result["method"], str)
             and result["channels"] in ("gray", "color")
             and result["results"]
             and all(_is_complete(scores) for of_set in result["results"].values() for scores in of_set.values())
         )
-    except _Several as error:
-        raise ValueError(str(error)) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        is_complete = False
+        has_several = is_complete = False
+    if has_several:
+        raise ValueError(f"{path} holds the results of several systems; evaluate them one by one, with a --json each")
     if not is_complete:
         raise ValueError(f"{path} is not a result of `evaluate`; give the JSON file of one")
     return result
-
-
-class _Several(ValueError):
-    pass
 
 
 def _is_complete(scores: dict) -> bool:

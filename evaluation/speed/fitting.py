@@ -264,7 +264,7 @@ def samples_per_second(dataset: Dataset) -> float:
     return count / seconds
 
 
-def chosen_workers(needed: float, of_one: float, most: float, say: Say) -> int:
+def chosen_workers(needed: float, of_one: float, most: int, say: Say) -> int:
     """Loader workers that make `needed` samples a second with something to spare.
 
     Args:
@@ -273,7 +273,7 @@ def chosen_workers(needed: float, of_one: float, most: float, say: Say) -> int:
         most: the cores besides the training's own, or fewer. If it is 0, the training makes its samples itself.
         say: prints a line.
     """
-    num_workers = int(min(math.ceil(SPARE * needed / of_one), most))
+    num_workers = min(math.ceil(SPARE * needed / of_one), most)
     if not num_workers:
         say(
             f"loader: no worker, the training makes its samples itself, {of_one:.0f} in a second: it will wait for them"

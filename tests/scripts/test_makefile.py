@@ -31,13 +31,15 @@ if sys.argv[1:] == ["train_restorer.py", "--help"]:
     print("usage")
 elif sys.argv[1] == "train_restorer.py":
     run.mkdir(parents=True)
-    if os.environ["ENDS"] == "at once":
+    if os.environ["ENDS"].startswith("at once"):
         (run / "restorer.safetensors").write_text("weights")
         sys.exit()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     (run / "begun").touch()
     time.sleep(60)
+elif sys.argv[2] == "publish" and os.environ["ENDS"] == "at once, but a full disk":
+    sys.exit(2)
 elif sys.argv[2] == "publish":
     assert (run / "restorer.safetensors").read_text() == "weights"
     (run / "fast_gray.safetensors").write_bytes(bytes(17 * 2**20))
@@ -46,7 +48,8 @@ elif sys.argv[2] == "publish":
 
 @pytest.fixture
 def start(tmp_path: Path) -> Callable[[str], subprocess.Popen]:
-    """`start(ends)`: make, in a session of its own, with a training that ends "at once" or "when stopped"."""
+    """`start(ends)`: make, in a session of its own, with a training that ends "at once", "at once, but a full
+    disk" (which `publish` meets), or "when stopped"."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "python").write_text(STAND_IN)
     (tmp_path / "python").chmod(0o755)
@@ -68,6 +71,11 @@ def test_a_training_that_ends_is_published_in_pieces(start: Callable, tmp_path: 
     assert published(tmp_path) == ["fast_gray.safetensors", *pieces]
     sizes = [(tmp_path / RUN / name).stat().st_size for name in pieces]
     assert sizes == [15 * 2**20, 2 * 2**20]
+
+
+def test_weights_that_cannot_be_published_are_an_error(start: Callable, tmp_path: Path) -> None:
+    assert start("at once, but a full disk").wait(timeout=60) != 0
+    assert published(tmp_path) == []
 
 
 @pytest.mark.parametrize(
