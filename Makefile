@@ -124,7 +124,9 @@ train-for:
 	$(READY) train_restorer.py --config $(CONFIG) --config $(RUN).yaml --trainer.run_dir $(RUN) \
 		--trainer.max_minutes $(MINUTES) --trainer.save_every_minutes 1 --resume auto $(OPTIONS) & training=$$!; \
 	while wait $$training; status=$$?; kill -0 $$training 2>/dev/null; do :; done; \
-	test ! -e $(RUN)/restorer.safetensors || { $(STORE); } || exit; exit $$status
+	if test -e $(RUN)/restorer.safetensors; then $(STORE) || exit; \
+	else echo "no weights yet: the training ended before its first validation; the same command goes on"; fi; \
+	exit $$status
 
 # Stores the best weights so far, in pieces too if the file is large. A training that was stopped has some as well: the
 # shell above hands a signal on, and waits until the training has saved.

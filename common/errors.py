@@ -9,9 +9,9 @@ from typing import NoReturn
 
 MAX_REASON = 300  # characters of torch's message about memory, which may go on for pages
 _STATUS_OF_CLOSED_PIPE = 128 + 13  # 13 is SIGPIPE
-_MEMORY_MESSAGES = (  # torch's, in a plain RuntimeError; the last three are cuBLAS's, cuDNN's, and cuDNN's search's
-    "out of memory", "not enough memory", "can't allocate memory",
-    "cublas_status_alloc_failed", "cudnn_status_alloc_failed", "unable to find an engine",
+_MEMORY_MESSAGES = (  # torch's, in a plain RuntimeError; then cuBLAS's, cuDNN's (8, 9, and its search's) and cuFFT's
+    "out of memory", "not enough memory", "can't allocate memory", "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed", "_allocation_failed", "unable to find an engine", "cufft_alloc_failed",
 )  # fmt: skip
 
 

@@ -119,7 +119,7 @@ class CqeConfig:
         if self.optim.name == "schedule_free":
             raise ValueError("optim.name schedule_free is for stage 2: its average would have no BatchNorm statistics")
         num_pairs = self.data.batch_size * self.pairs.qualities_per_image
-        if self.moco.queue_length % num_pairs:
+        if self.objective == "contrast" and self.moco.queue_length % num_pairs:
             raise ValueError(
                 f"moco.queue_length ({self.moco.queue_length}) must be a multiple of the {num_pairs} pairs of a step: "
                 f"data.batch_size ({self.data.batch_size}) x pairs.qualities_per_image "

@@ -138,8 +138,8 @@ def raw_rows(encoder: nn.Module, crops: Tensor, *, batch_size: int = 32) -> Tens
 
 
 def is_telling(crop: np.ndarray) -> bool:
-    """Whether a crop shows enough contrast for its coding to be seen."""
-    return bool(np.ptp(crop) >= MIN_CONTRAST)
+    """Whether a crop, (h, w) or (h, w, 3), shows enough contrast in a channel for its coding to be seen."""
+    return bool(np.max(np.ptp(crop, axis=(0, 1))) >= MIN_CONTRAST)
 
 
 def as_seen(image: np.ndarray, channels: int) -> np.ndarray:

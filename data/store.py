@@ -166,7 +166,8 @@ def _packing_alone(pack_dir: Path) -> Iterator[None]:
         logger.warning("waiting for another process that packs images into %s", pack_dir)
         lock.acquire()
     try:
-        for left in pack_dir.glob(f"{_WORKING}*"):
+        # Eight characters follow. Those of a machine whose longer name begins as this one's have more.
+        for left in pack_dir.glob(f"{_WORKING}{'?' * 8}"):
             shutil.rmtree(left, ignore_errors=True)
         yield
     finally:

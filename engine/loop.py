@@ -135,7 +135,9 @@ class Training:
         with requests_by_signal() as requests, convolutions_tried_out(True), batches_of(loader) as batches:
             if self.progress.is_validating and self.progress.share(self.num_steps, self.trainer.max_minutes) < 1:
                 self._validate()  # this run was killed before it had published the best
-            for batch in self.meter.timed(batches):
+            for number, batch in enumerate(self.meter.timed(batches)):
+                if number == 0:
+                    self._start_clock()  # again: the workers have started, and the first images were read
                 self._look_at_clock()
                 # All ranks must do the same, but their clocks differ and a signal may reach only one of them.
                 share, stop, is_save_asked, has_no_time = largest_over_ranks(
@@ -267,6 +269,7 @@ class Training:
         name = signal.Signals(number).name
         self.log.line(f"stopped by {name} at step {self.progress.step}, saved; the same command with --resume goes on")
         self._summarize("stopped")
+        wait_for_all()  # a launcher ends the others soon after one has ended, and rank 0 writes
         raise Stopped(number)
 
     def _is_save_due(self) -> bool:

@@ -95,6 +95,10 @@ class RestorerConfig:
             )
         if self.train_encoder and not self.network.takes_encoder:
             raise ValueError(f"train_encoder is on, but the network '{self.network.name}' takes no encoder")
+        if self.train_encoder and self.network.described()["options"].get("fusion") == "none":
+            raise ValueError(
+                f"train_encoder is on, but network.{self.network.name}.fusion is none: it does not read the encoder"
+            )
         if self.train_encoder and self.initial_weights:
             raise ValueError("train_encoder starts with an untrained encoder, but initial_weights brings a trained one")
         if self.train_encoder and self.optim.name == "schedule_free":

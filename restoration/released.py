@@ -70,6 +70,8 @@ def _check_shape(name: str, value: object, expected: tuple[int, ...]) -> None:
         raise ValueError(
             f"released weights have {name!r} as {value.dtype}, {value.layout}; plain real numbers expected"
         )
+    if not value.isfinite().all():
+        raise ValueError(f"released weights have numbers in {name!r} that are not finite; the file is of no use")
 
 
 def _released_modules() -> Iterator[tuple[str, str]]:

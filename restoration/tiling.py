@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data.color import to_image, to_tensor
 from restoration.fineness import fineness_of
 
 # Tiles start at multiples of 32. Then the 8x8 JPEG grid, the 16x16 units of 4:2:0 colour, the strides of the networks
@@ -76,10 +77,9 @@ def restore_image(
         return image.copy()
     if getattr(restorer, "tiling", "fine") == "discouraged":
         tile_px = -(-max(tile_px, *image.shape[:2]) // ALIGNMENT_PX) * ALIGNMENT_PX
-    guide = None if guide is None else as_batch(guide)
-    restored = restore_tensor(restorer, as_batch(image), guide=guide, tile_px=tile_px, overlap_px=overlap_px)
-    pixels = restored[0].clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0)  # (H, W, C)
-    return np.ascontiguousarray(pixels.numpy().reshape(image.shape))
+    guide = None if guide is None else to_tensor(guide)[None]
+    restored = restore_tensor(restorer, to_tensor(image)[None], guide=guide, tile_px=tile_px, overlap_px=overlap_px)
+    return to_image(restored[0])
 
 
 @torch.inference_mode()
@@ -197,12 +197,6 @@ def check_tiles(tile_px: int, overlap_px: int = OVERLAP_PX) -> None:
             f"the tile size must be a multiple of {ALIGNMENT_PX} pixels and at least {overlap_px + ALIGNMENT_PX}, "
             f"got {tile_px}"
         )
-
-
-def as_batch(image: np.ndarray) -> Tensor:
-    """(H, W) or (H, W, C) uint8 -> (1, C, H, W) float32 in [0, 1]."""
-    planes = image[:, :, None] if image.ndim == 2 else image
-    return torch.from_numpy(planes.transpose(2, 0, 1).astype(np.float32)).div_(255)[None]
 
 
 def largest_change(change: Tensor) -> Tensor:

@@ -45,6 +45,8 @@ def start_from(network: Restorer, trained: Restorer, source: str) -> None:
         raise ValueError(f"{source} is for RGB images, the configured network for luma; give weights for luma")
     _check_kinds(network, trained, source)
     becomes_color = trained.channels < network.channels
+    if becomes_color and not network.is_residual:
+        raise ValueError(f"{source} makes the luma itself, not a change of it; a network for RGB needs weights for RGB")
     own, theirs = network.state_dict(), trained.state_dict()
     if becomes_color:
         own, theirs = ({n: t for n, t in tensors.items() if not n.startswith(_ENCODER)} for tensors in (own, theirs))

@@ -209,7 +209,7 @@ def _open_released(file: WeightFile) -> Weights | None:
         restorer = load_released(file.content)
     except ValueError as error:
         raise ValueError(f"{file.path}: {error}") from None
-    return _of_network(file, _RELEASED, restorer, None)
+    return _as_published(file, _RELEASED, restorer)
 
 
 def _compared(kind: str) -> Callable[[WeightFile], Weights | None]:
@@ -217,13 +217,16 @@ def _compared(kind: str) -> Callable[[WeightFile], Weights | None]:
 
     def open_compared(file: WeightFile) -> Weights | None:
         network = OPENERS[kind](file)
-        if network is None:
-            return None
-        network.as_published = True
-        network.fineness = EVERY_IMAGE
-        return _of_network(file, kind, network.eval(), None)
+        return None if network is None else _as_published(file, kind, network.eval())
 
     return open_compared
+
+
+def _as_published(file: WeightFile, kind: str, network: Restorer) -> Weights:
+    """A network that other authors trained: it runs as they ran it."""
+    network.as_published = True
+    network.fineness = EVERY_IMAGE
+    return _of_network(file, kind, network, None)
 
 
 def _of_network(file: WeightFile, kind: str, restorer: Restorer, probe: QualityProbe | None) -> Weights:

@@ -12,14 +12,14 @@ from torch import nn
 from tqdm import tqdm
 
 from cqe.quality import QualityReader
-from data.color import to_image
+from data.color import to_image, to_tensor
 from data.jpeg import jpeg_roundtrip
 from evaluation.report import Section
 from evaluation.scores.image_sets import ImageSet
 from evaluation.scores.metrics import psnr
 from evaluation.scores.protocol import clean_cases, gain_of
 from restoration.fineness import EVERY_IMAGE, FineLimits
-from restoration.tiling import as_batch, largest_change, restore_tensor
+from restoration.tiling import largest_change, restore_tensor
 
 QUALITIES = (10, 30, 50, 70, 80, 85, 88, 90, 92, 94, 96, 98, 100)
 QUALITY_LIMITS = np.arange(800, 951) / 10  # 80 to 95, tried in steps of 0.1
@@ -62,7 +62,7 @@ def measure(
         if reading >= QUALITY_LIMITS[-1]:
             yield Outcome(*case_of, reading, 0, 0)
             continue
-        x = as_batch(degraded)
+        x = to_tensor(degraded)[None]
         restored = restore_tensor(restorer, x)
         gain = gain_of(psnr(to_image(restored[0]), clean), psnr(degraded, clean))
         yield Outcome(*case_of, reading, 255 * largest_change(restored - x).item(), gain)

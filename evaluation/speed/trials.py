@@ -75,8 +75,8 @@ class Trial:
         self.optimizer.found_inf = torch.zeros((), device=device)  # as a training has it
         self.model = compiled(objective, settings.compile, device)
 
-    def gradients(self, degraded: Tensor, clean: Tensor) -> Tensor:
-        """All gradients in one row, in the host's memory. Both images are (N, C, H, W) in [0, 1].
+    def gradients(self, degraded: Tensor, clean: Tensor) -> list[Tensor]:
+        """The gradients of all trained tensors, in the host's memory. Both images are (N, C, H, W) in [0, 1].
 
         Float32 is float32 here, without TensorFloat-32: its rounding moves the gradients of a deep network by more than
         a wrong kernel need do.
@@ -88,7 +88,7 @@ class Trial:
             self._backward(*self._placed(degraded, clean))
         if self.settings.compile and not getattr(self.model, "is_compiled", False):
             raise RuntimeError("torch.compile did not work, the line above says why")
-        return torch.cat([part.grad.float().flatten() for part in self.trainable if part.grad is not None]).cpu()
+        return [part.grad.float().cpu() for part in self.trainable if part.grad is not None]
 
     def read(self, degraded: Tensor, clean: Tensor) -> Reading:
         """Time whole steps, updates included. The first two are not counted."""

@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 
 SIGNATURE_5, SIGNATURE_7 = b"MATLAB 5.0", b"MATLAB 7.3"
-# What scipy and h5py raise for damaged files. A loop of references is a RecursionError, which is a RuntimeError.
-_DAMAGED = (ValueError, TypeError, LookupError, OSError, RuntimeError, ArithmeticError, MemoryError, zlib.error)
+# What scipy, h5py and the code below raise for damaged files. A loop of references is a RecursionError, which is a
+# RuntimeError.
+_DAMAGED = (
+    ValueError, TypeError, LookupError, AttributeError, OSError, RuntimeError, ArithmeticError, MemoryError, zlib.error,
+)  # fmt: skip
 
 
 def read_matlab(content: object) -> dict[str, Any] | None:

@@ -62,7 +62,7 @@ def _reading(file: WeightFile) -> Iterator[None]:
     """Wraps the reading of a file's variables: what is missing or of another kind is a ValueError that names it."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last one from torch
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:  # the last one from torch
         raise ValueError(f"{file.path} is not as the authors' MATLAB files are ({error})") from None
 
 

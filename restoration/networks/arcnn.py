@@ -36,6 +36,7 @@ class ARCNN(Restorer):
     """
 
     takes_encoder = False
+    is_residual = False
 
     def __init__(self, channels: int, *, widths: Sequence[int] = (64, 32, 16)) -> None:
         super().__init__(None, channels, size_multiple=1)

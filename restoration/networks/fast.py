@@ -9,6 +9,7 @@ overlapping tiles match the whole image to a fraction of a grey level. The one e
 representation, which is a mean over the image.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -62,7 +63,7 @@ class FastOptions:
     def __post_init__(self) -> None:
         if min(*self.widths, *self.blocks_down, *self.blocks_up) < 0 or min(self.widths) < 1:
             raise ValueError("network.fast.widths must be at least 1, blocks_down and blocks_up at least 0")
-        if not self.fusion_hidden_ratio > 0:
+        if not 0 < self.fusion_hidden_ratio < math.inf:
             raise ValueError(f"network.fast.fusion_hidden_ratio must be > 0, got {self.fusion_hidden_ratio}")
         # The command line checks these types already, a weight file does not.
         for name, allowed in (("block", get_args(Block)), ("fusion", get_args(Guidance))):

@@ -4,7 +4,7 @@ Source: Section 3.2 and Fig. 4 of the paper.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +128,15 @@ class ConvolutionFusion(nn.Module):
 def build_fusion(
     kind: Fusion, channels: int, *, hidden: int | None = None, exponent_bound: float | None = None
 ) -> nn.Module | None:
-    """The module that turns (E, D) into two maps; None where E and D stay as they are. Arguments as the classes'."""
+    """The module that turns (E, D) into two maps; None where E and D stay as they are. Arguments as the classes'.
+
+    Raises:
+        ValueError: if there is no such kind of fusion.
+    """
     if kind == "invertible":
         return InvertibleFusion(channels, hidden=hidden, exponent_bound=exponent_bound)
-    return ConvolutionFusion(channels, hidden=hidden) if kind == "convolution" else None
+    if kind == "convolution":
+        return ConvolutionFusion(channels, hidden=hidden)
+    if kind not in get_args(Fusion):
+        raise ValueError(f"fusion must be one of {', '.join(get_args(Fusion))}, got {kind!r}")
+    return None

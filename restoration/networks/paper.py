@@ -6,6 +6,7 @@ E2' are E1 and E2 after Eq. 3-4.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +45,10 @@ class PaperOptions:
             raise ValueError(f"network.paper.width must be at least 1, got {self.width}")
         if min(self.groups) < 0:
             raise ValueError(f"network.paper.groups must be 0 or more, got {list(self.groups)}")
+        if self.fusion not in get_args(Fusion):  # the command line checks this already, a weight file does not
+            raise ValueError(f"network.paper.fusion must be one of {', '.join(get_args(Fusion))}, got {self.fusion}")
+        if self.released_fusion and self.fusion != "invertible":
+            raise ValueError(f"network.paper.released_fusion is for fusion invertible, got {self.fusion}")
 
 
 class PaperRestorer(Restorer):

@@ -70,6 +70,8 @@ class Restorer(Recomputing):
         tiling: whether a large image may be cut into tiles. "discouraged": photos are, images to be measured are not.
             "never": the network needs the whole image, or cuts it itself.
         as_published: the weights are another system's and run as its authors ran them: in float32, and on every image.
+        is_residual: whether the layers compute a change, which is added to the image. A colour network that starts from
+            luma weights adds the change of Y to R, G and B.
         recomputes: whether the class hands its larger parts to `part`, so that training can do with less memory.
         concatenated_inputs: layers, by the last part of their name, whose input is a concatenation of so many maps of
             equal width. A wider network can then start from this one. None: it cannot.
@@ -77,6 +79,7 @@ class Restorer(Recomputing):
 
     is_guided = True
     takes_encoder: ClassVar[bool] = True
+    is_residual: ClassVar[bool] = True
     recomputes: ClassVar[bool] = False
     tiling: Tiling = "fine"
     as_published: bool = False

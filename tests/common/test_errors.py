@@ -77,7 +77,13 @@ def test_a_full_disk_behind_stdout_is_an_error_on_one_line() -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError(), RuntimeError("[enforce fail] can't allocate memory: you tried to allocate 9 bytes" + 1000 * ".")],
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] can't allocate memory: you tried to allocate 9 bytes" + 1000 * "."),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"),
+    ],
 )
 def test_a_full_memory_is_a_short_line(error: Exception, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as exit_, user_errors("program"):

@@ -56,3 +56,4 @@ def test_labels_have_no_keys_to_shuffle() -> None:
     trainer = TrainerConfig(run_dir="run")
     with pytest.raises(ValueError, match=r"moco\.batch_norm shuffled is for objective contrast; with labels it is own"):
         CqeConfig(trainer, objective="labels", moco=MocoConfig(batch_norm="shuffled"))
+    CqeConfig(trainer, objective="labels", moco=MocoConfig(queue_length=3))  # there is no queue to fill

@@ -129,6 +129,8 @@ def test_uniform_parts_of_an_image_do_not_count(encoder: QualityEncoder, probe: 
     white = np.full((128, 3 * 128), 255, np.uint8)
     assert reader.read(np.hstack([white, photo])) == reader.read(photo)
     assert reader.read(white) == reader.read(white[:1, :1]) == NOTHING_KNOWN
+    sky = np.full((64, 64, 3), (90, 140, 220), np.uint8)  # its channels differ, its pixels do not
+    assert QualityReader(QualityEncoder(3, width=8).eval(), probe).read(sky) == NOTHING_KNOWN
     blank = np.full((64, 64, 3), 200, np.uint8)
     assert read_coded(encoder, [blank, picture(64, 64)], num_images=100)[2].unique().tolist() == [1]
     with pytest.raises(ValueError, match="all uniform; give photos"):

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import signal
+import socket
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -139,6 +140,14 @@ def test_one_process_packs_and_another_waits_for_it(
     assert content(packs) == [store.folder.name]
     monkeypatch.undo()
     assert_holds(store, photos)
+
+
+def test_what_another_machine_is_writing_stays(photos: Path, packs: Path) -> None:
+    mine, others = (packs / f".packing-{socket.gethostname()}{middle}-a1b2c3d4" for middle in ("", "-1"))
+    for folder in (mine, others):
+        folder.mkdir(parents=True)
+    open_store(photos, packs)
+    assert others.exists() and not mine.exists()
 
 
 def test_where_no_lock_holds_the_first_of_two_wins_and_both_read_it(

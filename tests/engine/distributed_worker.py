@@ -6,7 +6,9 @@ Trains both stages with the scripts' own `run`, and the contrast of a linear enc
 knows to OUTPUT_FOLDER/rank<r>.pt: the keys and qualities it had at each step, the queue and weights it ended with.
 """
 
+import signal
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+import engine.loop
 import train_cqe
 import train_restorer
 from cqe.config import CqeConfig
@@ -29,7 +32,9 @@ from engine.distributed import (
     process_group,
     results_over_ranks,
 )
+from engine.loop import Training
 from engine.run_log import RunLog
+from engine.signals import Stopped
 from restoration.config import RestorerConfig
 from restoration.weights import open_weights
 
@@ -82,6 +87,7 @@ def main() -> None:
             "dealt_own": gather_rows(dealt.rows)[dealt.own],
             "encoder": encoder.module.state_dict(),
             "contrast": {mode: contrast_steps(mode, process) for mode in EQUAL_QUALITIES},
+            "stopped": stopped_by_rank_1(restorer_config, Path(output) / "stopped", process),
         }
         torch.save(seen, Path(output) / f"rank{process.rank}.pt")
 
@@ -97,6 +103,30 @@ def validation_scores(config_file: str | Path, log_folder: Path, process: Proces
     log_folder.mkdir()
     with closing(RunLog(log_folder, process, first_step=0, last_step=1)) as log:
         return stage.validate(stage.kept.eval(), log, step=1)
+
+
+def stopped_by_rank_1(config_file: str, run_dir: Path, process: Process) -> dict:
+    """A training in which rank 1 alone gets a signal, after step 3: this process's exit status, and whether the run was
+    saved when this process was about to end. Rank 0 is slow to save."""
+    config = parse_config(RestorerConfig, ["--config", config_file, f"--trainer.run_dir={run_dir}"])
+    update, save_step = Training._update, engine.loop.save_step
+
+    def update_and_signal(self: Training) -> None:
+        update(self)
+        if self.progress.step == 3 and process.rank == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    def save_late(*arguments: object, **options: object) -> None:
+        time.sleep(0.5)
+        save_step(*arguments, **options)
+
+    Training._update, engine.loop.save_step = update_and_signal, save_late
+    try:
+        train_restorer.run(config, process)
+    except Stopped as stopped:
+        return {"status": stopped.code, "is_saved": (run_dir / "summary.md").exists()}
+    finally:
+        Training._update, engine.loop.save_step = update, save_step
 
 
 class LinearEncoder(nn.Module):

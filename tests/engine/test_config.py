@@ -244,6 +244,10 @@ def test_a_required_key_is_asked_for(parse) -> None:
             "optim: {name: schedule_free, schedule: constant}\ntrain_encoder: true",
             r"optim\.name schedule_free cannot train the encoder",
         ),
+        (
+            "network: {name: fast, fast: {fusion: none}}\ntrain_encoder: true",
+            r"train_encoder is on, but network\.fast\.fusion is none",
+        ),
     ],
 )
 def test_mistakes_in_stage_2_sections_are_one_line(parse, text: str, complaint: str) -> None:

@@ -1,6 +1,7 @@
 """Two gloo processes equal one: losses, weights, and the queue of keys."""
 
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,15 @@ def test_both_processes_keep_the_queue_of_all_keys_in_rank_order(ranks: list[dic
 def test_both_processes_keep_the_same_encoders(ranks: list[dict]) -> None:
     for part in ("query_encoder", "key_encoder"):
         torch.testing.assert_close(ranks[1][part], ranks[0][part], rtol=0, atol=0)
+
+
+@pytest.mark.ddp
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_after_the_same_step_and_none_before_the_run_is_saved(
+    folder: Path, ranks: list[dict]
+) -> None:
+    assert [rank["stopped"] for rank in ranks] == [{"status": 128 + signal.SIGTERM, "is_saved": True}] * 2
+    assert read_newest(folder / "stopped", stage="restorer")[1]["progress"]["step"] == 3
 
 
 def losses(run_dir: Path) -> list[float]:

@@ -29,6 +29,13 @@ def test_any_network_takes_any_image() -> None:
             assert restored.shape == image.shape and restored.dtype == image.dtype
 
 
+def test_what_is_given_back_is_not_the_array_that_was_given() -> None:
+    fine = np.full((16, 16, 3), 200, np.uint8)  # nothing to restore
+    restored = restore_array(load("fast_tiny_color"), fine)
+    np.testing.assert_array_equal(restored, fine)
+    assert not np.shares_memory(restored, fine)
+
+
 @pytest.mark.parametrize(
     ("shape", "kind"),
     [((8, 8, 4), "uint8"), ((8, 8), "float64"), ((8, 8, 3), "uint16"), ((0, 8), "uint8"), ((8,), "uint8")],

@@ -66,6 +66,7 @@ def test_an_unknown_tensor_is_named(gray_weights: dict[str, Tensor]) -> None:
         ("conv2.weight", torch.zeros(64, 64, 1, 1), r"'conv2\.weight' of shape \(64, 64, 1, 1\), expected \(64, 12"),
         ("tail.weight", torch.zeros(3, 64, 3, 3), r"'tail\.weight' of shape \(3, 64, 3, 3\), expected \(1, 64, 3, 3\)"),
         ("tail.bias", [0.0], r"'tail\.bias' of shape list, expected \(1,\)"),
+        ("tail.bias", torch.tensor([torch.nan]), r"numbers in 'tail\.bias' that are not finite"),
         ("conv.weight", torch.zeros(64, 2, 3, 3), r"'conv\.weight' of shape \(64, 1 or 3, 3, 3\), got \(64, 2, 3, 3\)"),
     ],
 )

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from data.color import FULL_WEIGHTS
+from restoration.networks.arcnn import ARCNN
 from restoration.networks.fast import FastRestorer
 from restoration.networks.paper import PaperRestorer
 from restoration.networks.restorer import Restorer
@@ -133,6 +134,15 @@ def test_what_computes_otherwise_is_refused_though_all_tensors_fit() -> None:
         start_from(fast(), trained(concatenating), "old.safetensors")
     with pytest.raises(ValueError, match=r"old\.pth has released_fusion True in 'stages\.0', .* network False"):
         start_from(PaperRestorer(LumaEncoder(), 1, width=8), released, "old.pth")
+
+
+def test_a_network_that_makes_the_image_itself_does_not_become_one_for_colour() -> None:
+    """Its luma would be the output in all three channels."""
+    with pytest.raises(ValueError, match=r"arcnn\.safetensors makes the luma itself, not a change of it"):
+        start_from(ARCNN(3), ARCNN(1), "arcnn.safetensors")
+    again = ARCNN(1)
+    start_from(again, trained := ARCNN(1), "arcnn.safetensors")
+    torch.testing.assert_close(again.state_dict(), trained.state_dict(), rtol=0, atol=0)
 
 
 def test_colour_does_not_become_luma() -> None:

@@ -13,6 +13,7 @@ from cqe.quality import QualityProbe
 from cqe.weights import save_encoder
 from engine.weight_files import WeightFile, architecture_of, read_weight_file, save_weights
 from restoration import weights
+from restoration.fineness import EVERY_IMAGE, fineness_of
 from restoration.networks import FastOptions, NetworkConfig, build_restorer
 from restoration.networks.paper import PaperRestorer
 from restoration.released import load_released
@@ -182,6 +183,7 @@ def test_the_authors_files_are_known_by_their_content(tmp_path: Path) -> None:
     torch.save(weights, tmp_path / "some_name.pth")
     restorer = load_restorer(tmp_path / "some_name.pth")
     assert isinstance(restorer, PaperRestorer) and restorer.channels == 1 and not restorer.training
+    assert restorer.as_published and fineness_of(restorer) == EVERY_IMAGE  # it runs as its authors ran it
     encoder = open_weights(tmp_path / "some_name.pth", needs="encoder").encoder.state_dict()
     torch.testing.assert_close(dict(encoder), {name: weights[f"E.{name}"] for name in encoder}, rtol=0, atol=0)
     torch.testing.assert_close(restorer.state_dict(), load_released(weights).state_dict(), rtol=0, atol=0)

@@ -140,6 +140,10 @@ def test_damaged_and_other_matlab_files_are_one_line(tmp_path: Path) -> None:
     savemat(tmp_path / "wide.mat", variables | {"weights_conv2": np.zeros((64, 25, 32))})
     savemat(tmp_path / "other.mat", {"weights": np.zeros((3, 3))})
     save_dncnn(tmp_path / "pools.mat", filters, biases, ["conv", "pool"])
+    save_dncnn(tmp_path / "numbers.mat", filters, biases)
+    with h5py.File(tmp_path / "numbers.mat", "r+") as file:  # cells that hold no layer
+        del file["net/layers"]
+        file["net/layers"] = np.zeros((3, 3))
     whole = tmp_path / "whole.mat"
     save_dncnn(whole, filters, biases)
     (tmp_path / "cut.mat").write_bytes(whole.read_bytes()[:1500])
@@ -148,6 +152,7 @@ def test_damaged_and_other_matlab_files_are_one_line(tmp_path: Path) -> None:
         "square": r"square\.mat is not as the authors' MATLAB files are",
         "wide": r"wide\.mat: tensor 'conv2\.weight' is \(32, 64, 5, 5\), the network needs \(32, 64, 7, 7\)",
         "other": r"other\.mat .*; known are .*ARCNN \(\.mat\), DnCNN \(\.mat\), RNAN .*, a network that spandrel loads",
+        "numbers": r"numbers\.mat is not as the authors' MATLAB files are",
         "pools": r"pools\.mat is not as the authors' MATLAB files are \(its layers are conv, pool, conv, .*\)",
         "cut": r"cut\.mat cannot be read, it is truncated or no weight file; known are",
     }.items():

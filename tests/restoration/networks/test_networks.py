@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 from dataclasses import asdict, replace
 
 import pytest
@@ -136,6 +137,14 @@ def test_values_out_of_range_are_refused() -> None:
         FastOptions(blocks_up=(1, -1, 1))
     with pytest.raises(ValueError, match="network.fast.fusion_hidden_ratio must be > 0, got 0"):
         FastOptions(fusion_hidden_ratio=0)
+    with pytest.raises(ValueError, match="network.fast.fusion_hidden_ratio must be > 0, got inf"):
+        FastOptions(fusion_hidden_ratio=math.inf)
+    with pytest.raises(ValueError, match="network.paper.fusion must be one of invertible, convolution, .*, got fused"):
+        PaperOptions(fusion="fused")
+    with pytest.raises(ValueError, match="released_fusion is for fusion invertible, got convolution"):
+        PaperOptions(fusion="convolution", released_fusion=True)
+    with pytest.raises(ValueError, match="fusion must be one of invertible, .*, got 'invertable'"):
+        FastRestorer(QualityEncoder(1, width=4), 1, fusion="invertable")
 
 
 @pytest.mark.parametrize("is_bfloat16", [False, True])
