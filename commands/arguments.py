@@ -3,6 +3,7 @@
 import argparse
 import math
 import os
+import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -19,8 +20,23 @@ MAX_SPEED_PX = 4096  # side of the image that `describe` times; a larger one may
 class OneLineParser(argparse.ArgumentParser):
     """A parser whose errors are one line on stderr, without the usage text, and exit status 2.
 
-    Of the processes that torchrun starts, which are all given the same, only rank 0 complains.
+    An empty value is one: an unset variable of the shell must not mean the current folder, or that nothing was asked
+    for. Of the processes that torchrun starts, which are all given the same, only rank 0 complains.
     """
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        args = sys.argv[1:] if args is None else list(args)
+        option = ""
+        for text in args:
+            if text == "--":  # what follows is another program's
+                break
+            if text.startswith("--"):
+                option = text.removesuffix("=")
+            if not text or text.startswith("--") and text.endswith("="):
+                self.error(f"argument {option}: is empty" if option else "an argument is empty")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         if os.environ.get("RANK", "0") != "0":
@@ -78,7 +94,6 @@ def add_cache_option(parser: argparse.ArgumentParser) -> None:
     """The option of the subcommands that measure the same scores again and again."""
     parser.add_argument(
         "--cache",
-        type=path_name,
         metavar="DIR",
         default="runs/scores",
         help="keeps scores between calls (default: %(default)s)",
@@ -135,13 +150,6 @@ def jpeg_quality(text: str) -> int:
     if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= 100:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 to 100, got {text}")
     return int(text)
-
-
-def path_name(text: str) -> str:
-    """Read a path. An empty one is refused: an unset shell variable must not mean the current folder."""
-    if not text:
-        raise argparse.ArgumentTypeError("is empty")
-    return text
 
 
 def positive(text: str) -> int:

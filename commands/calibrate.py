@@ -105,6 +105,6 @@ def open_choosing_sets(options: argparse.Namespace) -> list[ImageSet]:
     sets = []
     for name, paths in open_sets(options.sets, data_root(options.data_root)):
         refuse_other_split(paths, "val")
-        step = max(len(paths) // (options.num_images or len(paths)), 1)
-        sets.append(ImageSet(name, paths[::step][: options.num_images]))
+        count = min(options.num_images or len(paths), len(paths))
+        sets.append(ImageSet(name, [paths[index * len(paths) // count] for index in range(count)]))
     return sets

@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from commands.arguments import add_device_options, crop_of, jpeg_quality
-from commands.systems import JPEG, build_system, check_qualities, restored_system
+from commands.systems import JPEG, build_system, check_qualities, refuse_equal_names, restored_system
 from data.config import data_root
 from evaluation.encoder.gradcam import find_image
 from evaluation.figures.comparison import LETTERS, ORIGINAL, Shown, comparison_figure
@@ -60,6 +60,7 @@ def draw(options: argparse.Namespace) -> tuple[Figure, dict]:
     is_file = Path(options.image).is_file()
     images = ImageSet(path.absolute().parent.name if is_file else options.image.rpartition("/")[0], [path])
     systems += [restored_system(given, [images], [options.quality]) for given in dict.fromkeys(options.restored)]
+    refuse_equal_names(systems)
     case = Case(images.name, Jpeg((options.quality,)), path.stem)
     versions, numbers = [], []
     for system in systems:

@@ -3,19 +3,17 @@
 import argparse
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from commands.arguments import add_cache_option, add_device_options, add_set_options, add_workers_option, jpeg_quality
-from commands.systems import JPEG, QUALITY, build_system, measure_once
+from commands.systems import JPEG, QUALITY, build_system, measure_once, refuse_equal_names
 from common.files import sha256
 from data.config import data_root
-from data.known_sets import measured_folders
 from evaluation.figures.cost import MEASURED, Point, cost_figure, printed_points
 from evaluation.figures.gain import curves_of, gain_figure
 from evaluation.scores.documents import CHANNEL_TITLES, SET_TITLES
-from evaluation.scores.image_sets import COLOR_MODES, check_images, open_sets
+from evaluation.scores.image_sets import COLOR_MODES, check_images, open_sets, set_name
 from evaluation.scores.results import read_result
 from evaluation.speed.arithmetic import count_gmac
 from restoration.weights import WEIGHTS_DIR, load_restorer
@@ -27,6 +25,7 @@ def add_gain_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `figure gain`."""
     _add_sources(parser)
     add_set_options(parser, qualities=GAIN_QUALITIES, required=False)
+    parser.set_defaults(quality=None)  # to know whether it was given
 
 
 def add_cost_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +42,9 @@ def draw_gain(options: argparse.Namespace) -> tuple[Figure, dict]:
     """PSNR gain against quality, and the content of its JSON file."""
     if bool(options.weights) != bool(options.sets):
         raise ValueError("--weights are measured on --sets: give both, or results of evaluate with --results")
-    results = _results(options, options.sets or [], options.quality)
+    if not options.weights and (options.quality or options.channels != "gray"):
+        raise ValueError("--quality and --channels are for --weights; results are drawn as they are")
+    results = _results(options, options.sets or [], options.quality or GAIN_QUALITIES)
     curves = curves_of(results)
     if not all(curve.qualities for curve in curves):
         raise ValueError("a result has no finite gain at a JPEG quality; images coded twice or at drawn ones have none")
@@ -58,19 +59,19 @@ def draw_gain(options: argparse.Namespace) -> tuple[Figure, dict]:
 def draw_cost(options: argparse.Namespace) -> tuple[Figure, dict]:
     """PSNR against arithmetic, and the content of its JSON file."""
     results = _results(options, [options.set], [options.quality])
-    set_name = options.set if options.set in measured_folders() else Path(options.set).name  # as `open_sets` names it
-    printed = printed_points(options.channels, set_name, options.quality)
+    name = set_name(options.set)
+    printed = printed_points(options.channels, name, options.quality)
     measured = []
     for index, (result, source) in enumerate(zip(results, [*options.results, *options.weights], strict=True)):
-        scores = _finite_scores(result, source, set_name, options)
+        scores = _finite_scores(result, source, name, options)
         if result["method"] != JPEG:
             of_quality = source.replace(QUALITY, str(options.quality))  # a system may have a file for each
             gmac = _gmac(result, of_quality, is_file=index < len(options.results))
             measured.append(Point(result["method"], gmac, scores["psnr"], MEASURED))
     points = [*measured, *printed]
     if not points:
-        raise ValueError(f"nothing to draw: no network was named, and none is printed for {set_name}")
-    where = f"{SET_TITLES.get(set_name, set_name)}, {CHANNEL_TITLES[options.channels]}, quality {options.quality}"
+        raise ValueError(f"nothing to draw: no network was named, and none is printed for {name}")
+    where = f"{SET_TITLES.get(name, name)}, {CHANNEL_TITLES[options.channels]}, quality {options.quality}"
     caption = (
         f"PSNR on {where}, against the arithmetic for a 256x256 image. Filled: measured here. Hollow: as printed, in "
         "the paper or the system's own; systems whose arithmetic is not known are left out."
@@ -97,17 +98,31 @@ def _results(options: argparse.Namespace, names: Sequence[str], qualities: Seque
         raise ValueError("name results of evaluate with --results, or networks to measure with --weights")
     results = [read_result(path) for path in options.results]
     if not options.weights:
+        _refuse_equal(results)
         return results
     sets = open_sets(names, data_root(options.data_root))
     systems = [build_system(name, options.channels, options) for name in options.weights]
+    refuse_equal_names(systems)
     check_images(sets, options.channels)
-    return results + [measure_once(system, sets, qualities, options.channels, options) for system in systems]
+    for system in systems:
+        results.append(measure_once(system, sets, qualities, options.channels, options))
+        _refuse_equal(results)
+    return results
 
 
-def _finite_scores(result: dict, source: str, set_name: str, options: argparse.Namespace) -> dict:
+def _refuse_equal(results: Sequence[dict]) -> None:
+    """Raise ValueError if two results could not be told apart."""
+    seen = set()
+    for result in results:
+        if (title := _measured_on(result)) in seen:
+            raise ValueError(f"two results are of {title}; rename the weights of one, and measure it again")
+        seen.add(title)
+
+
+def _finite_scores(result: dict, source: str, name: str, options: argparse.Namespace) -> dict:
     """A result's scores on the set and at the quality of the options. Raises ValueError if they cannot be drawn."""
-    scores = result["results"].get(set_name, {}).get(str(options.quality))
-    wanted = f"{set_name} at quality {options.quality}, {options.channels}"
+    scores = result["results"].get(name, {}).get(str(options.quality))
+    wanted = f"{name} at quality {options.quality}, {options.channels}"
     if scores is None or result["channels"] != options.channels:
         raise ValueError(f"{source} has no scores on {wanted}; name other results, or another set or quality")
     if any(psnr is None or not math.isfinite(psnr) for psnr in (scores["psnr"], scores["jpeg"]["psnr"])):

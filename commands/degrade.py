@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from commands.arguments import add_set_options, path_name
+from commands.arguments import add_set_options
 from commands.degradation_options import add_degradation_options, degradations
 from common.files import written_whole
 from data.config import data_root
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_set_options(parser, qualities=None)
     add_degradation_options(parser)
-    parser.add_argument("--output", required=True, type=path_name, metavar="DIR", help="folder to write to")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder to write to")
     parser.add_argument(
         "--data-root", default="", metavar="DIR", help="folder of the sets (default: DATA_ROOT, or datasets)"
     )

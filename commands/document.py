@@ -29,6 +29,8 @@ def run(options: argparse.Namespace) -> None:
     if not (root / "README.md").is_file():
         raise FileNotFoundError(f"{root} holds no README.md; name the project's folder with --root")
     targets = [root / RESULTS / Path(path).name for path in options.results]
+    if repeated := next((target for target in targets if targets.count(target) > 1), None):
+        raise ValueError(f"two results would both become {repeated}; rename one")
     before = {target: target.read_bytes() if target.is_file() else None for target in targets}
     try:
         kept = [keep_result(path, root) for path in options.results]

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from commands.arguments import ExpandQualities, path_name, positive, seed
+from commands.arguments import ExpandQualities, positive, seed
 from commands.encoders import open_encoder_for
 from commands.systems import origin
 from common.machine import choose_device, usable_cores
@@ -36,7 +36,7 @@ def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
         "--perplexity", type=positive, default=30, metavar="N", help="perplexity of t-SNE (default: %(default)s)"
     )
     parser.add_argument(
-        "--projector", type=path_name, metavar="DIR", help="also write this TensorBoard folder; it must be new or empty"
+        "--projector", metavar="DIR", help="also write this TensorBoard folder; it must be new or empty"
     )
     _add_encoder_arguments(parser)
 

@@ -16,6 +16,8 @@ from evaluation.scores.metrics import METRICS
 
 HELP = f"{', '.join(metric.heading for metric in METRICS.values())} of a network, of JPEG, or of given images"
 
+WAIT_SECONDS = 7 * 24 * 3600.0  # of one process for the slowest: on CPUs, a large set takes a large network many hours
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
@@ -40,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Score, in the processes that torchrun started or in this one alone. Rank 0 prints and writes."""
     # "auto": where a GPU is asked for and missing, all ranks find out inside the block that they leave together.
-    with process_group("cpu" if options.device == "cpu" else "auto") as process, failing_together():
+    device = "cpu" if options.device == "cpu" else "auto"
+    with process_group(device, timeout_seconds=WAIT_SECONDS) as process, failing_together():
         if not process.is_main:
             logging.disable(logging.WARNING)
         sections, content = _measured(options, process)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from commands import comparison, curves, encoder_figures, removal
-from commands.arguments import path_name, positive
+from commands.arguments import positive
 from commands.figure_files import check_figure, write_figure
 
 MAX_DOTS_PER_INCH = 1200  # 7.2 inches are 8640 pixels then; the picture takes 4 bytes a pixel and more
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, kind in FIGURES.items():
         figure = figures.add_parser(name, help=f"{kind.help}; writes figure_{name}.png, .svg, .pdf and .json")
         kind.add_arguments(figure)
-        figure.add_argument("--output", required=True, type=path_name, metavar="DIR", help="folder to write to")
+        figure.add_argument("--output", required=True, metavar="DIR", help="folder to write to")
         figure.add_argument(
             "--dots-per-inch",
             type=dots_per_inch,

@@ -90,7 +90,7 @@ def amplification(text: str) -> int:
 def _photo_paths(names: Sequence[str]) -> list[Path]:
     found = [path for name in names for path in (list_images(name) if Path(name).is_dir() else [Path(name)])]
     if len(found) > MAX_PHOTOS:
-        raise ValueError(f"--images takes at most {MAX_PHOTOS} photos, got {len(found)}")
+        raise ValueError(f"at most {MAX_PHOTOS} photos are shown, got {len(found)}; name fewer")
     return found
 
 

@@ -17,7 +17,6 @@ from commands.arguments import (
     add_quality_option,
     add_sets_option,
     add_workers_option,
-    path_name,
 )
 from commands.curves import GAIN_QUALITIES
 from commands.systems import JPEG, QUALITY, System, build_system, measure_once
@@ -53,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "offline. Pictures are coded at the first --quality; the gain curve is that of the first set."
     )
     parser.add_argument("--weights", required=True, metavar="NAME", help="name of published weights, or weight file")
-    parser.add_argument("--output", required=True, type=path_name, metavar="FILE", help="the page, such as report.html")
+    parser.add_argument("--output", required=True, metavar="FILE", help="the page, such as report.html")
     add_sets_option(parser, required=False)
     add_quality_option(parser, (10, 20, 30, 40))
     parser.add_argument(

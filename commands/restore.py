@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from commands.arguments import add_device_options, path_name, positive
+from commands.arguments import add_device_options, positive
 from common.machine import autocast, choose_device, choose_precision
 from restoration.folders import Chooser, PhotoRestorer, make_folder, plan, restore_files
 from restoration.photos import Photo, has_color
@@ -42,13 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "one standard error; near 100 there is no trace of JPEG. Where no progress bar is shown, it also prints "
         "`PHOTO -> OUTPUT  WIDTHxHEIGHT  SECONDS  WHAT`; without --weights, WHAT names the network."
     )
-    parser.add_argument(
-        "inputs", nargs="+", type=path_name, metavar="IN", help="image file, or folder (with its sub-folders)"
-    )
+    parser.add_argument("inputs", nargs="+", metavar="IN", help="image file, or folder (with its sub-folders)")
     parser.add_argument(
         "--output",
         required=True,
-        type=path_name,
         metavar="DIR",
         help="folder to write to; names and sub-folders are kept",
     )

@@ -4,10 +4,19 @@ import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from commands.arguments import add_cache_option, add_common_options, path_name
+from commands.arguments import add_cache_option, add_common_options
 from commands.outputs import check_outputs, report
 from commands.perceptual import add_perceptual_options, open_perceptual
-from commands.systems import JPEG, System, build_system, measure, published_for, refuse_equal_names, restored_system
+from commands.systems import (
+    JPEG,
+    System,
+    build_system,
+    check_qualities,
+    measure,
+    published_for,
+    refuse_equal_names,
+    restored_system,
+)
 from data.config import data_root
 from evaluation.scores import ablation, perceptual, protocol, tables
 from evaluation.scores.cache import cached
@@ -15,6 +24,7 @@ from evaluation.scores.image_sets import ImageSet, check_images, open_sets, pres
 from evaluation.scores.paper import sections_of
 
 Scorer = Callable[[System, ImageSet, Sequence[int]], dict]  # -> {quality: scores}
+ABLATION_RUNS = "runs/ablation/fast_tiny"
 HELP = "a table of the paper, with measured rows below the printed ones"
 
 
@@ -37,10 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--runs",
-        type=path_name,
         metavar="DIR",
-        default="runs/ablation/fast_tiny",
-        help="Table 5: what `python -m commands.ablation` trained (default: %(default)s)",
+        help=f"Table 5: what `python -m commands.ablation` trained (default: {ABLATION_RUNS})",
     )
     add_perceptual_options(parser)
     add_cache_option(parser)
@@ -50,6 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     if options.number == 5 and (options.weights or options.restored):
         raise ValueError("Table 5 measures the networks of --runs; --weights and --restored are for the other tables")
+    if options.number != 5 and options.runs:
+        raise ValueError(f"--runs is for Table 5, not for Table {options.number}")
+    if options.number != 2 and (options.lpips_backbone or options.inception):
+        raise ValueError(f"--lpips-backbone and --inception are for Table 2, not for Table {options.number}")
     check_outputs(options)
     color_mode = tables.paper_table(options.number)["channels"]
     names, qualities = tables.sets_and_qualities(options.number)
@@ -64,6 +76,10 @@ def run(options: argparse.Namespace) -> None:
     for system, about in _systems(options, color_mode, sets, qualities):
         head = {"method": system.name, "channels": color_mode, "protocol": words}
         asked = [quality for quality in qualities if system.qualities is None or quality in system.qualities]
+        if not asked:
+            check_qualities(system, set(qualities))
+        if absent := [str(quality) for quality in qualities if quality not in asked]:
+            content["lacking"].append(f"{system.name}: no weights for quality {', '.join(absent)}")
         there = [one for one in sets if system.sets is None or one.name in system.sets]
         if absent := [one.name for one in sets if one not in there]:
             content["lacking"].append(f"{system.name}: no images of {', '.join(absent)}")
@@ -82,7 +98,7 @@ def _systems(
 ) -> list[tuple[System, dict]]:
     """The systems to measure, and what else their results say of them."""
     if options.number == 5:
-        runs = ablation.trained_models(options.runs)
+        runs = ablation.trained_models(options.runs or ABLATION_RUNS)
         return [(build_system(str(run.weights), color_mode, options), run.about) for run in runs]
     names = options.weights or [JPEG, *published_for(color_mode)]
     systems = [build_system(name, color_mode, options) for name in dict.fromkeys(names)]

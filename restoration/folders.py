@@ -26,6 +26,7 @@ PHOTO_SUFFIXES = (
 # image (H, W) or (H, W, 3), uint8 or uint16 -> its JPEG quality, 1..100, and the standard error of that
 QualityEstimator = Callable[[np.ndarray], tuple[float, float]]
 Chooser = Callable[[Photo], "PhotoRestorer"]  # gives the network for a photo
+AS_IT_WAS = "fine already, left as it was"
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} photos [{elapsed}<{remaining}]"
 
 
@@ -63,10 +64,13 @@ def plan(inputs: Sequence[str | Path], output: str | Path, *, overwrite: bool = 
 
     Raises:
         FileNotFoundError, ValueError: if an input is missing, or a folder holds no photo.
-        ValueError: if two inputs would be written to the same file, or if an output is one of the inputs.
+        ValueError: if two inputs would be written to the same file, if an output is one of the inputs, or if the
+            output folder is not there and is named like a photo.
         FileExistsError: if outputs exist and `overwrite` is false.
     """
     output = Path(output)
+    if output.suffix.lower() in PHOTO_SUFFIXES and not output.is_dir():
+        raise ValueError(f"the output is a folder, but {output} is named like a photo; give a folder's name")
     found = {os.path.abspath(source): (source, relative) for source, relative in _find(inputs, output)}
     num_named = Counter(relative.with_suffix(".png") for _, relative in found.values())
     jobs: dict[Path, Job] = {}
@@ -152,10 +156,13 @@ def _restore(choose: Chooser, job: Job, bar: tqdm, *, tile_px: int) -> str:
         quality, spread = read_quality(photo.pixels)
         reading = f"JPEG quality about {quality:.0f} +- {max(spread, 1):.0f}"
         _say(f"{job.source}: {reading}", bar)
-    photo = restore_photo(restorer, photo, tile_px=tile_px, on_tile=bar.update)
-    save_photo(photo, job.target, may_replace=job.may_replace)
+    restored = restore_photo(restorer, photo, tile_px=tile_px, on_tile=bar.update)
+    save_photo(restored, job.target, may_replace=job.may_replace)
+    is_as_it_was = restored is photo
+    if is_as_it_was and not bar.disable:
+        _say(f"{job.source}: {AS_IT_WAS}", bar)
     height, width = photo.pixels.shape[:2]
-    seconds, what = time.perf_counter() - started, _described(photo, restorer.channels)
+    seconds, what = time.perf_counter() - started, AS_IT_WAS if is_as_it_was else _described(photo, restorer.channels)
     return f"{job.source} -> {job.target}  {width}x{height}  {seconds:.1f} s  {what}{by}"
 
 

@@ -150,6 +150,8 @@ def _refuse_too_large(opened: Image.Image) -> None:
 def _as_photo(opened: Image.Image) -> Photo:
     mode = opened.mode
     metadata = {key: opened.info[key] for key in _METADATA if opened.info.get(key)}
+    # A PNG may have texts of these names.
+    metadata = {key: value for key, value in metadata.items() if key == "dpi" or isinstance(value, bytes)}
     if not _is_writable(metadata.get("dpi")):
         metadata.pop("dpi", None)
     if mode in _FOREIGN_PROFILE:

@@ -20,6 +20,7 @@ from common.files import sha256, write_text
 from evaluation.report import NO_VALUE, as_json, as_markdown
 from evaluation.scores.metrics import METRICS
 from evaluation.scores.paper import sections_of
+from evaluation.scores.results import num_images, num_worse
 from evaluation.scores.tables import metrics_of, paper_table
 
 RESULTS = "docs/results"
@@ -220,8 +221,7 @@ def _slim(result: dict) -> dict:
 def _without_images(scores: dict) -> dict:
     if "gain" not in scores:  # of Table 2
         return {name: value for name, value in scores.items() if name != "images"}
-    gains = [image["gain"] for image in scores["images"].values()]
-    counts = {"num_images": len(gains), "num_worse": sum(gain is not None and gain < 0 for gain in gains)}
+    counts = {"num_images": num_images(scores), "num_worse": num_worse(scores)}
     return {name: value for name, value in scores.items() if name != "images"} | counts
 
 

@@ -138,6 +138,10 @@ def _open_set(name: str, data_root: Path) -> ImageSet:
     known = measured_folders()
     if name in known:
         path, folder = known[name]
+        if not (data_root / path).is_dir():
+            raise FileNotFoundError(
+                f"{data_root / path} does not exist; docs/data.md says how to get it, --data-root names another place"
+            )
         paths = list_images(data_root / path)
         if folder.split:
             refuse_other_split(paths, folder.split)
@@ -157,7 +161,12 @@ def _open_set(name: str, data_root: Path) -> ImageSet:
     for path in paths:
         if path_of_stem.setdefault(path.stem, path) != path:
             raise ValueError(f"{path} and {path_of_stem[path.stem].name} differ only in their suffix; rename one")
-    return ImageSet(name if name in known else Path(os.path.abspath(name)).name, paths)
+    return ImageSet(set_name(name), paths)
+
+
+def set_name(name: str) -> str:
+    """What the set of this name or path is called: a benchmark's own name, or the last part of a folder's path."""
+    return name if name in measured_folders() else Path(os.path.abspath(name)).name
 
 
 def size_of(image: np.ndarray) -> str:

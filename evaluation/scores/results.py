@@ -51,5 +51,11 @@ def num_worse(scores: dict) -> int:
     """The number of these images whose PSNR is lower than that of their JPEG."""
     if "images" not in scores:
         return scores["num_worse"]
-    gains = (image["gain"] for image in scores["images"].values())
-    return sum(gain is not None and gain < 0 for gain in gains)  # JSON has null for an infinite gain
+    return sum(map(_is_worse, scores["images"].values()))
+
+
+def _is_worse(image: dict) -> bool:
+    """Whether an image's PSNR is lower than that of its JPEG. JSON has null for infinities."""
+    if image["gain"] is None:
+        return image.get("psnr") is not None  # then it was the JPEG's that is infinite
+    return image["gain"] < 0

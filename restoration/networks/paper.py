@@ -47,8 +47,6 @@ class PaperOptions:
             raise ValueError(f"network.paper.groups must be 0 or more, got {list(self.groups)}")
         if self.fusion not in get_args(Fusion):  # the command line checks this already, a weight file does not
             raise ValueError(f"network.paper.fusion must be one of {', '.join(get_args(Fusion))}, got {self.fusion}")
-        if self.released_fusion and self.fusion != "invertible":
-            raise ValueError(f"network.paper.released_fusion is for fusion invertible, got {self.fusion}")
 
 
 class PaperRestorer(Restorer):

@@ -68,6 +68,9 @@ def test_cost_of_measured_and_kept_networks(figure: Callable, tmp_path: Path) ->
         (["gain", "--results", ROOT / "none.json"], "none.json; name one that `evaluate --json` wrote"),
         (["gain", "--results", "no_such.json"], "no_such.json"),
         (["gain", "--weights", "no_such", "--sets", "live1"], "no weights 'no_such'"),
+        (["gain", "--results", KEPT, "--quality", 20], "--quality and --channels are for --weights"),
+        (["gain", "--results", KEPT, "--channels", "color"], "--quality and --channels are for --weights"),
+        (["gain", "--results", KEPT, KEPT], "two results are of fast_tiny_gray on Classic5, LIVE1, BSDS500 test, luma"),
         (["cost", "--results", KEPT, "--set", "icb"], "has no scores on icb at quality 10, gray"),
         (["cost", "--results", KEPT, "--set", "live1", "--quality", 11], "has no scores on live1 at quality 11"),
         (["cost", "--results", KEPT, "--set", "live1", "--channels", "color"], "live1 at quality 10, color"),
@@ -77,12 +80,20 @@ def test_mistakes_are_named(figure: Callable, refusal: Callable, arguments: list
     assert message in refusal(*figure(*arguments))
 
 
-def test_cost_on_a_folder(figure: Callable, root: Path, tmp_path: Path) -> None:
+def test_cost_on_a_folder(figure: Callable, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = save_tiny(tmp_path / "tiny.safetensors")
     (root / "live1").rename(tmp_path / "mine")
     run(*figure("cost", "--weights", weights, "--set", tmp_path / "mine"))
     assert [point["name"] for point in content(tmp_path, "cost")["systems"]] == ["tiny"]
     assert "PSNR on mine, luma, quality 10" in content(tmp_path, "cost")["caption"]
+    monkeypatch.chdir(tmp_path / "mine")
+    run(*figure("cost", "--weights", weights, "--set", "."))
+    assert "PSNR on mine, luma, quality 10" in content(tmp_path, "cost")["caption"]
+
+
+def test_two_runs_whose_weights_have_one_name(figure: Callable, refusal: Callable, tmp_path: Path) -> None:
+    runs = [save_tiny(tmp_path / name / "restorer.safetensors") for name in "ab" if not (tmp_path / name).mkdir()]
+    assert "two systems are called 'restorer'" in refusal(*figure("gain", "--weights", *runs, "--sets", "live1"))
 
 
 def test_cost_of_a_system_with_a_file_for_each_quality(figure: Callable, tmp_path: Path) -> None:

@@ -190,8 +190,11 @@ def test_a_network_that_gives_no_numbers_gets_no_score(refusal: Callable, tmp_pa
         ),
         *(
             (["--quality", quality], f"--quality: '{quality}' is no quality within 1..100 and no range such as '10..9")
-            for quality in ("0", "20..10", "")
+            for quality in ("0", "20..10")
         ),
+        (["--quality", ""], "argument --quality: is empty"),
+        (["--json="], "argument --json: is empty"),
+        (["--json", ""], "argument --json: is empty"),  # hours of measuring, and nothing written
     ],
 )
 def test_mistakes_are_named(

@@ -71,7 +71,7 @@ def test_mistakes_are_named(photos: Path, refusal: Callable, arguments: list, me
 
 def test_too_many_photos_and_systems(photos: Path, weights: Path, refusal: Callable) -> None:
     nine = [photos / "a.jpg"] * 9
-    assert "--images takes at most 8 photos, got 9" in refusal(*words(photos, "--images", *nine, "--systems", weights))
+    assert "at most 8 photos are shown, got 9" in refusal(*words(photos, "--images", *nine, "--systems", weights))
     four = [save_tiny(photos.parent / f"{index}.safetensors") for index in range(4)]
     line = refusal(*words(photos, "--systems", *four))
     assert "--systems takes at most 3 weights of different names, got 0, 1, 2, 3" in line

@@ -88,7 +88,7 @@ def test_a_second_call_measures_nothing_and_a_changed_file_is_measured_anew(
 
 
 def test_a_system_with_weights_for_some_qualities_leaves_the_others_empty(
-    table: Callable, root: Path, capsys: pytest.CaptureFixture
+    table: Callable, root: Path, refusal: Callable, capsys: pytest.CaptureFixture
 ) -> None:
     for quality in (10, 30):
         save_tiny(root / f"dncnn_q{quality}.safetensors", tiny_restorer(tail_std=0.1))
@@ -97,6 +97,11 @@ def test_a_system_with_weights_for_some_qualities_leaves_the_others_empty(
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("dncnn ")]
     assert [row.count("-") for row in rows] == [2, 2, 4]  # classic5, live1, bsds500, which is not there
     assert rows[1][2] != "-" and rows[1][-1] == "-"
+    assert content["lacking"] == ["dncnn: no weights for quality 20, 40"]
+    for quality in (10, 30):
+        (root / f"dncnn_q{quality}.safetensors").rename(root / f"dncnn_q{quality + 1}.safetensors")
+    line = refusal("table", 1, "--data-root", root, "--weights", root / f"dncnn_q{QUALITY}.safetensors")
+    assert "dncnn has weights for quality 11, 31, but not for 10" in line
 
 
 def test_another_systems_images_are_a_row_and_measured_anew_if_one_changes(
@@ -187,6 +192,8 @@ def test_mistakes_are_one_line(root: Path, refusal: Callable) -> None:
     assert "Table 5 measures the networks of --runs" in refusal("table", 5, "--weights", "jpeg")
     line = refusal("table", 5, "--data-root", root, "--runs", root / "none", "--cache", root / "cache")
     assert "none holds no trained model of Table 5" in line
+    assert "--runs is for Table 5, not for Table 1" in refusal("table", 1, "--runs", root)
+    assert "--inception are for Table 2, not for Table 3" in refusal("table", 3, "--inception", root)
     assert "argument --runs: is empty" in refusal("table", 5, "--runs", "")
     assert "argument --cache: is empty" in refusal("table", 1, "--cache", "")  # it must not mean the current folder
     line = refusal("table", 1, "--data-root", root, "--csv", root / "o", "--latex", root / "o")

@@ -178,10 +178,13 @@ def test_calibrate_writes_limits_beside_the_same_weights(
     assert [line.split() for line in lines[2:4]] == [
         ["bsds500/val", quality, "+0.000", "+0.00", count, count] for quality in ("10", "100")
     ]
-    limits = json.loads((tmp_path / "out.json").read_text())["limits"]
-    assert limits["quality"] is None and limits["change"] > 1
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert content["limits"]["quality"] is None and content["limits"]["change"] > 1
+    if num_images:  # of three, evenly spread
+        stems = sorted(path.stem for path in (root / "bsds500" / "val").iterdir())
+        assert {one["image"] for one in content["outcomes"]} == {stems[0], stems[1]}
     program.run("describe", "--weights", output)
-    assert f"would change by less than {limits['change']:g} grey levels" in capsys.readouterr().out
+    assert f"would change by less than {content['limits']['change']:g} grey levels" in capsys.readouterr().out
     torch.testing.assert_close(load_file(output), before, rtol=0, atol=0)
     program.run("calibrate", *options)  # in place
     assert sha256(weights) == sha256(output)

@@ -124,6 +124,23 @@ def test_a_result_is_kept_without_single_images(root: Path, capsys: pytest.Captu
     assert "mine.json" in capsys.readouterr().out
 
 
+def test_an_infinite_loss_is_counted_and_an_infinite_gain_is_not(root: Path) -> None:
+    """JSON has null for both. A network that changes an image without error loses; one that removes all error gains."""
+    result = json.loads(evaluated(root, "mine").read_text())
+    images = {"spoilt": GRAY | {"gain": None}, "perfect": GRAY | {"psnr": None, "gain": None}}
+    result["results"]["classic5"]["10"]["images"] = images
+    (root / "mine.json").write_text(json.dumps(result))
+    run("document", "--root", root, root / "mine.json")
+    kept = json.loads((root / "docs" / "results" / "mine.json").read_text())
+    assert kept["results"]["classic5"]["10"]["num_worse"] == 1
+
+
+def test_results_of_one_file_name_are_refused(root: Path, refused: Callable) -> None:
+    (root / "other").mkdir()
+    line = refused(evaluated(root, "mine"), evaluated(root / "other", "mine"))
+    assert "two results would both become" in line and "mine.json; rename one" in line
+
+
 def test_card_table(root: Path) -> None:
     run("document", "--root", root, evaluated(root, "mine"))
     assert table_of(root, "scores", "docs/results/mine.json") == [

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFile
+from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import IFDRational
 from torch import Tensor, nn
 
@@ -392,6 +393,15 @@ def test_which_resolutions_png_can_keep(tmp_path: Path, dpi: object, is_kept: bo
     photo = photos._as_photo(image)
     assert ("dpi" in photo.metadata) == is_kept
     save_photo(photo, tmp_path / "a.png")
+
+
+def test_texts_that_are_called_as_metadata_are_dropped(tmp_path: Path) -> None:
+    texts = PngInfo()
+    for name in ("exif", "icc_profile", "dpi"):
+        texts.add_text(name, "words")
+    source = save(tmp_path / "a.png", noise(8, 8), pnginfo=texts)
+    assert not read_photo(source).metadata.keys() & {"icc_profile", "dpi"}  # Pillow takes the first for EXIF data
+    assert restored(source, Add()).size == (8, 8)
 
 
 def test_tiff_orientation_is_applied_once(tmp_path: Path) -> None:

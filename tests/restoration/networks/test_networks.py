@@ -141,8 +141,6 @@ def test_values_out_of_range_are_refused() -> None:
         FastOptions(fusion_hidden_ratio=math.inf)
     with pytest.raises(ValueError, match="network.paper.fusion must be one of invertible, convolution, .*, got fused"):
         PaperOptions(fusion="fused")
-    with pytest.raises(ValueError, match="released_fusion is for fusion invertible, got convolution"):
-        PaperOptions(fusion="convolution", released_fusion=True)
     with pytest.raises(ValueError, match="fusion must be one of invertible, .*, got 'invertable'"):
         FastRestorer(QualityEncoder(1, width=4), 1, fusion="invertable")
 
