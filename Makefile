@@ -125,7 +125,7 @@ train-for:
 		--trainer.max_minutes $(MINUTES) --trainer.save_every_minutes 1 --resume auto $(OPTIONS) & training=$$!; \
 	while wait $$training; status=$$?; kill -0 $$training 2>/dev/null; do :; done; \
 	if test -e $(RUN)/restorer.safetensors; then $(STORE) || exit; \
-	else echo "no weights yet: the training ended before its first validation; the same command goes on"; fi; \
+	else case $$status in 130|143) echo "no weights yet: stopped before the first validation; the same command goes on";; esac; fi; \
 	exit $$status
 
 # Stores the best weights so far, in pieces too if the file is large. A training that was stopped has some as well: the

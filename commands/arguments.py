@@ -5,6 +5,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NoReturn
 
 from common.machine import usable_cores
@@ -24,19 +25,19 @@ class OneLineParser(argparse.ArgumentParser):
     for. Of the processes that torchrun starts, which are all given the same, only rank 0 complains.
     """
 
-    def parse_known_args(
+    def parse_args(
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
-    ) -> tuple[argparse.Namespace, list[str]]:
+    ) -> argparse.Namespace:
         args = sys.argv[1:] if args is None else list(args)
-        option = ""
-        for text in args:
+        for before, text in pairwise(["", *args]):
             if text == "--":  # what follows is another program's
                 break
-            if text.startswith("--"):
-                option = text.removesuffix("=")
-            if not text or text.startswith("--") and text.endswith("="):
-                self.error(f"argument {option}: is empty" if option else "an argument is empty")
-        return super().parse_known_args(args, namespace)
+            if text.startswith("--") and text.endswith("="):
+                self.error(f"argument {text[:-1]}: is empty")
+            if not text:
+                is_value = before.startswith("--") and "=" not in before
+                self.error(f"argument {before}: is empty" if is_value else "an argument is empty")
+        return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         if os.environ.get("RANK", "0") != "0":

@@ -104,10 +104,12 @@ def _results(options: argparse.Namespace, names: Sequence[str], qualities: Seque
     systems = [build_system(name, options.channels, options) for name in options.weights]
     refuse_equal_names(systems)
     check_images(sets, options.channels)
-    for system in systems:
-        results.append(measure_once(system, sets, qualities, options.channels, options))
-        _refuse_equal(results)
-    return results
+    heads = [
+        {"method": system.name, "channels": options.channels, "results": dict.fromkeys(one.name for one in sets)}
+        for system in systems
+    ]
+    _refuse_equal([*results, *heads])
+    return results + [measure_once(system, sets, qualities, options.channels, options) for system in systems]
 
 
 def _refuse_equal(results: Sequence[dict]) -> None:

@@ -73,11 +73,13 @@ def run(options: argparse.Namespace) -> None:
         if all(name != one.name for one in sets):
             content["missing"][name] = f"it is not under {root}"
     score, words, content["lacking"] = _scorer(options, color_mode)
-    for system, about in _systems(options, color_mode, sets, qualities):
+    systems = _systems(options, color_mode, sets, qualities)
+    for system, _ in systems:
+        if system.qualities is not None and not system.qualities & set(qualities):
+            check_qualities(system, set(qualities))
+    for system, about in systems:
         head = {"method": system.name, "channels": color_mode, "protocol": words}
         asked = [quality for quality in qualities if system.qualities is None or quality in system.qualities]
-        if not asked:
-            check_qualities(system, set(qualities))
         if absent := [str(quality) for quality in qualities if quality not in asked]:
             content["lacking"].append(f"{system.name}: no weights for quality {', '.join(absent)}")
         there = [one for one in sets if system.sets is None or one.name in system.sets]

@@ -109,7 +109,7 @@ class Fitting:
     def _readings(self, settings: Settings, num_images: int) -> tuple[int, dict[int, Reading]]:
         """The side of a patch, and what was read at each batch size. The side is halved while nothing fits."""
         size_px = self.config.data.patch_size_px
-        limit = MEMORY_SHARE * memory_limit(self.device)
+        limit = self._memory_limit()
         start = min(self.config.data.batch_size, num_images)
         while size_px >= MIN_PATCH_PX:
             self.say(f"patches of {size_px} pixels, {settings}:")
@@ -159,7 +159,14 @@ class Fitting:
 
     def _read(self, settings: Settings, batch_size: int, size_px: int) -> Reading | None:
         patches = self._patches(batch_size, size_px)
-        return within_memory(lambda: Trial(self.network, self.config, settings, self.device).read(*patches))
+        reading = within_memory(lambda: Trial(self.network, self.config, settings, self.device).read(*patches))
+        # On a CPU it is the most that the process has ever had, and says nothing about a smaller batch.
+        is_peak_of_step = self.device.type == "cuda"
+        return None if reading and is_peak_of_step and reading.peak_bytes > self._memory_limit() else reading
+
+    def _memory_limit(self) -> float:
+        """The bytes that a step may take."""
+        return MEMORY_SHARE * memory_limit(self.device)
 
     def _patches(self, num: int, size_px: int) -> tuple[Tensor, Tensor]:
         return made_up_patches(num, self.config.data.channels, size_px)
@@ -210,7 +217,12 @@ def distance(gradients: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
     """The largest distance of a tensor's gradients: the norm of their difference, as a share of the reference's norm.
 
     Each tensor counts for itself, because Adam and Muon make updates of one size from gradients of any size.
+
+    Raises:
+        RuntimeError: if there are not as many gradients: a tensor has lost its own.
     """
+    if len(gradients) != len(reference):
+        raise RuntimeError(f"{len(gradients)} tensors have gradients, not {len(reference)}")
     norms = torch.stack([one.norm() for one in reference])
     differences = torch.stack([(one - other).norm() for one, other in zip(gradients, reference, strict=True)])
     return (differences / norms.clamp(min=LEAST_SHARE * norms.norm().item())).max().item()
@@ -241,9 +253,8 @@ def read_batches(
                 raise
             say(f"  batch {size}: failed: {' '.join(str(error).split())[:200]}")
             break
-        if reading is None or reading.peak_bytes > limit_bytes:
-            room = "memory" if reading is None else f"{limit_bytes / 2**30:.1f} GiB"
-            say(f"  batch {size}: does not fit into {room}")
+        if reading is None:
+            say(f"  batch {size}: does not fit into memory")
             if readings:
                 break
             size //= 2

@@ -253,6 +253,8 @@ def test_overwrite_replaces_outputs(run: Callable, tmp_path: Path, capsys: pytes
         (["--output", "a.png/out"], "(Not a directory)"),
         (["--output", "fixed.png"], "the output is a folder, but fixed.png is named like a photo"),
         (["--output", "out", "--weights", ""], "argument --weights: is empty"),
+        (["", "--output", "out"], "an argument is empty"),
+        (["--output=out", ""], "an argument is empty"),
         (["--output", "out", "--tile", 100], "multiple of 32 pixels and at least 96, got 100"),
         (["--output", "out", "--weights", "unknown"], "no weights 'unknown'"),
         ([], "--output"),

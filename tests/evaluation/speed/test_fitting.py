@@ -102,6 +102,8 @@ def test_the_distance_is_that_of_the_worst_tensor_relative_to_its_reference() ->
     # Where there should be no gradient, rounding counts against a hundred thousandth of the whole.
     assert distance([large, small, torch.tensor([0.0, 1e-3])], reference) == pytest.approx(0.02)
     assert distance(reference, reference) == 0
+    with pytest.raises(RuntimeError, match="2 tensors have gradients, not 3"):
+        distance(reference[:2], reference)
 
 
 def machine(speeds: dict[int, float], *, fixed: float = 1.0, each: float = 1.0, room: int = 10**9) -> Callable:
@@ -127,8 +129,6 @@ def machine(speeds: dict[int, float], *, fixed: float = 1.0, each: float = 1.0, 
         # Not even the first size fits: smaller ones are tried.
         (machine({4: 10, 2: 6, 1: 3}, room=2), {}, [2], 2),
         (machine({}, room=0), {}, [], None),
-        # It fits, but leaves no room for validation.
-        (machine({4: 10, 2: 6}), {"limit_bytes": 4 * GIB}, [2], 2),
         (machine({4: 10, 8: 20, 16: 40}, each=0.0), {"limit_bytes": 4 * GIB, "failing": 16}, [4, 8], 8),
     ],
 )
@@ -147,6 +147,19 @@ def test_the_batch_grows_until_speed_or_memory_stops_it(
     assert list(readings) == tried
     assert not readings or chosen_batch(readings) == chosen
     assert failing is None or lines[-1] == "  batch 16: failed: CUFFT_INTERNAL_ERROR"
+
+
+@pytest.mark.parametrize(("device", "fits"), [("cuda", False), ("cpu", True)])
+def test_a_step_that_leaves_no_room_for_validation_does_not_fit(
+    device: str, fits: bool, config: RestorerConfig, monkeypatch: pytest.MonkeyPatch, lines: list[str]
+) -> None:
+    """On a CPU the peak is that of all steps so far; a smaller batch would never fit."""
+    reading = Reading(1.0, 80 * GIB)
+    monkeypatch.setattr(fitting, "memory_limit", lambda device: 90 * GIB)
+    monkeypatch.setattr(Trial, "__init__", lambda self, *arguments: None)
+    monkeypatch.setattr(Trial, "read", lambda self, *patches: reading)
+    found = Fitting(tiny_restorer(), config, torch.device(device), lines.append)._read(Settings(), 8, 32)
+    assert found == (reading if fits else None)
 
 
 def test_an_error_of_the_first_batch_is_raised() -> None:
