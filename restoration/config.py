@@ -95,7 +95,7 @@ class RestorerConfig:
             )
         if self.train_encoder and not self.network.takes_encoder:
             raise ValueError(f"train_encoder is on, but the network '{self.network.name}' takes no encoder")
-        if self.train_encoder and self.network.described()["options"].get("fusion") == "none":
+        if self.train_encoder and self.network.takes_encoder and not self.network.reads_encoder:
             raise ValueError(
                 f"train_encoder is on, but network.{self.network.name}.fusion is none: it does not read the encoder"
             )

@@ -51,6 +51,11 @@ class _NamedNetwork:
         return network_class.takes_encoder
 
     @property
+    def reads_encoder(self) -> bool:
+        """Whether the network uses what its encoder sees."""
+        return self.takes_encoder and getattr(getattr(self, self.name), "fusion", None) != "none"
+
+    @property
     def recomputes(self) -> bool:
         """Whether the network can compute activations again, to train with less memory."""
         network_class, _ = NETWORKS[self.name]
